@@ -1,0 +1,13 @@
+find_package(PkgConfig REQUIRED)
+find_package(Threads REQUIRED)
+pkg_check_modules(SODIUM REQUIRED IMPORTED_TARGET libsodium>=1.0.18)
+pkg_check_modules(CRYPTO REQUIRED IMPORTED_TARGET libcrypto>=3.0)
+pkg_check_modules(SSL REQUIRED IMPORTED_TARGET libssl>=3.0)
+pkg_check_modules(SQLITE REQUIRED IMPORTED_TARGET sqlite3>=3.34)
+pkg_check_modules(EVENT REQUIRED IMPORTED_TARGET libevent_core>=2.1)
+pkg_check_modules(LWS REQUIRED IMPORTED_TARGET libwebsockets>=4.1)
+pkg_check_modules(UV REQUIRED IMPORTED_TARGET libuv)
+pkg_check_modules(SYSTEMD REQUIRED IMPORTED_TARGET libsystemd)
+pkg_check_modules(INIH REQUIRED IMPORTED_TARGET inih)
+# msgpack-c names itself msgpack-c since 6.0 and msgpack before.
+pkg_search_module(MSGPACK REQUIRED IMPORTED_TARGET msgpack-c msgpack)

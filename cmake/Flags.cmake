@@ -1,0 +1,36 @@
+# One place for the language level, the warnings and the hardening of every target.
+set(CMAKE_C_STANDARD 11)
+set(CMAKE_C_STANDARD_REQUIRED ON)
+set(CMAKE_C_EXTENSIONS ON)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_C_VISIBILITY_PRESET hidden)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE RelWithDebInfo)
+endif()
+
+add_compile_definitions(_GNU_SOURCE E2EED_VERSION="${PROJECT_VERSION}")
+add_compile_options(
+  -Wall -Wextra -Wconversion -Wshadow -Wformat=2 -Wundef -Wvla -Wwrite-strings -Wpointer-arith
+  -Wcast-align -Wstrict-prototypes -Wmissing-prototypes -Wmissing-declarations -Wredundant-decls
+  -Wnull-dereference -Wimplicit-fallthrough -Wdouble-promotion -Wunused-result
+  -fno-common -fstack-protector-strong -fno-strict-aliasing)
+if(E2EED_WERROR)
+  add_compile_options(-Werror)
+endif()
+if(E2EED_SANITIZE)
+  add_compile_options(-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=address,undefined)
+elseif(E2EED_TSAN)
+  add_compile_options(-fsanitize=thread -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=thread)
+elseif(CMAKE_BUILD_TYPE MATCHES "Rel")
+  add_compile_options(-U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2)
+  if(CMAKE_C_COMPILER_ID STREQUAL "GNU")
+    add_compile_options(-fstack-clash-protection)
+  endif()
+endif()
+if(E2EED_FUZZ)
+  add_compile_options(-fsanitize=fuzzer-no-link)
+endif()
+add_link_options(-Wl,-z,relro,-z,now -Wl,--as-needed)
