@@ -23,6 +23,7 @@ enum identity_status {
 /* One device of a verified list. */
 struct device {
     struct address address;
+    uint64_t list_n; /* of the entry that it was read from */
     uint8_t dsk[32], dhk[32], rak[32];
     uint8_t suites;
     uint16_t suite[ENTRY_MAX_SUITES];

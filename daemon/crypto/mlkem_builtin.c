@@ -113,6 +113,12 @@ static void poly_canonical(struct poly *p)
         p->c[i] = canonical(p->c[i]);
 }
 
+static void poly_centre(struct poly *p)
+{
+    for (size_t i = 0; i < N; i++)
+        p->c[i] = centre(p->c[i]);
+}
+
 static void poly_add(struct poly *p, const struct poly *q)
 {
     for (size_t i = 0; i < N; i++)
@@ -130,12 +136,13 @@ static inline void butterflies(int16_t *lo, int16_t *hi, size_t len, int16_t zet
     }
 }
 
+/* Each layer of the inverse at most doubles the bound. */
 static inline void inverse_butterflies(int16_t *lo, int16_t *hi, size_t len, int16_t zeta)
 {
     for (size_t j = 0; j < len; j++) {
         int16_t t = lo[j];
 
-        lo[j] = centre((int16_t)(t + hi[j]));
+        lo[j] = (int16_t)(t + hi[j]);
         hi[j] = montgomery(zeta * (hi[j] - t));
     }
 }
@@ -169,8 +176,7 @@ static void ntt(struct poly *p)
     ntt_layer(p, 8);
     ntt_layer(p, 4);
     ntt_layer(p, 2);
-    for (size_t i = 0; i < N; i++)
-        p->c[i] = centre(p->c[i]);
+    poly_centre(p);
 }
 
 /* Algorithm 10, for the result of a dot(), whose factor 1/R it takes out. Input and output below Q in
@@ -182,6 +188,7 @@ static void inverse_ntt(struct poly *p)
     inverse_ntt_layer(p, 2);
     inverse_ntt_layer(p, 4);
     inverse_ntt_layer(p, 8);
+    poly_centre(p); /* was below 8Q and is now below Q / 2, from which four more layers lead to 8Q again */
     inverse_ntt_layer(p, 16);
     inverse_ntt_layer(p, 32);
     inverse_ntt_layer(p, 64);
@@ -190,26 +197,33 @@ static void inverse_ntt(struct poly *p)
         p->c[i] = montgomery(p->c[i] * scale);
 }
 
-/* Adds the product of two factors modulo X^2 - zeta (Algorithm 12) to acc. */
-static inline void multiply_pair(int32_t acc[2], const int16_t *a, const int16_t *b, int16_t zeta)
+/* One coefficient of the sum of products modulo X^2 - zeta (Algorithm 12), and the next. */
+static inline void dot_pair(
+        int16_t ret[2], const struct poly *const a[K], const struct vec *b, size_t i, int16_t zeta)
 {
-    acc[0] += a[0] * b[0] + montgomery(a[1] * b[1]) * zeta;
-    acc[1] += a[0] * b[1] + a[1] * b[0];
+    int32_t low = 0, middle = 0, high = 0;
+
+    for (size_t k = 0; k < K; k++) {
+        const int16_t *x = a[k]->c + i, *y = b->p[k].c + i;
+
+        low += x[0] * y[0];
+        middle += x[0] * y[1] + x[1] * y[0];
+        high += x[1] * y[1];
+    }
+    ret[0] = montgomery(low + montgomery(high) * zeta);
+    ret[1] = montgomery(middle);
 }
 
 /* The product of two vectors in the NTT domain, with a factor 1/R. One of a and b is below Q in magnitude and
- * the other centred: three products then sum to less than 2^15 * Q, and one reduction at the end will do. */
+ * the other centred: the sums of six products then stay below 2^15 * Q, and one reduction at the end will do.
+ */
 static void dot(struct poly *ret, const struct poly *const a[K], const struct vec *b)
 {
-    for (size_t i = 0; i < N; i += 2) {
-        int16_t z = zetas[64 + i / 4];
-        int16_t zeta = i % 4 ? (int16_t)-z : z;
-        int32_t acc[2] = {0, 0};
+    for (size_t i = 0; i < N; i += 4) {
+        int16_t zeta = zetas[64 + i / 4];
 
-        for (size_t k = 0; k < K; k++)
-            multiply_pair(acc, a[k]->c + i, b->p[k].c + i, zeta);
-        ret->c[i] = montgomery(acc[0]);
-        ret->c[i + 1] = montgomery(acc[1]);
+        dot_pair(ret->c + i, a, b, i, zeta);
+        dot_pair(ret->c + i + 2, a, b, i + 2, (int16_t)-zeta);
     }
 }
 
@@ -321,17 +335,20 @@ static void poly_to_message(uint8_t ret[SYM], const struct poly *p)
     }
 }
 
-/* Takes what is below Q from a run of 12-bit numbers; how many of the N coefficients there are now. */
+/* Takes what is below Q from a run of 12-bit numbers; how many of the N coefficients there are now. A number
+ * is written before it is judged, which spares a branch that no processor predicts. */
 static size_t reject(struct poly *p, size_t have, const uint8_t *in, size_t n)
 {
     for (size_t i = 0; i + 3 <= n && have < N; i += 3) {
         int d1 = in[i] | (in[i + 1] & 15) << 8;
         int d2 = in[i + 1] >> 4 | in[i + 2] << 4;
 
-        if (d1 < Q)
-            p->c[have++] = (int16_t)d1;
-        if (d2 < Q && have < N)
-            p->c[have++] = (int16_t)d2;
+        p->c[have] = (int16_t)d1;
+        have += d1 < Q;
+        if (have == N)
+            break;
+        p->c[have] = (int16_t)d2;
+        have += d2 < Q;
     }
     return have;
 }
@@ -548,6 +565,13 @@ static void decaps_expanded(const struct pubkey *pub, const struct vec *s, const
     sodium_memzero(&w, sizeof(w));
 }
 
+/* Registers spilt and arrays copied further down, which no pointer reaches any more. The deepest chain of
+ * calls below an operation, down to the permutation of Keccak, stays under this. */
+static void wipe_stack(void)
+{
+    sodium_stackzero(16384);
+}
+
 static int builtin_keypair(const uint8_t seed[MLKEM_SEED_LEN], uint8_t ret_pk[MLKEM_PK_LEN])
 {
     struct pubkey pub;
@@ -555,6 +579,7 @@ static int builtin_keypair(const uint8_t seed[MLKEM_SEED_LEN], uint8_t ret_pk[ML
 
     pke_keygen(seed, &pub, &s, ret_pk);
     sodium_memzero(&s, sizeof(s));
+    wipe_stack();
     return 0;
 }
 
@@ -571,6 +596,7 @@ static int builtin_encaps(const uint8_t pk[MLKEM_PK_LEN], const uint8_t rand[MLK
     pke_encrypt(&pub, rand, kr + SYM, ret_ct);
     memcpy(ret_ss, kr, SYM);
     sodium_memzero(kr, sizeof(kr));
+    wipe_stack();
     return 0;
 }
 
@@ -585,6 +611,7 @@ static int builtin_decaps(
     sha3_256(pk, sizeof(pk), h);
     decaps_expanded(&pub, &s, h, seed + SYM, ct, ret_ss);
     sodium_memzero(&s, sizeof(s));
+    wipe_stack();
     return 0;
 }
 
@@ -599,6 +626,7 @@ static int builtin_expand(const uint8_t seed[MLKEM_SEED_LEN], uint8_t ret_dk[MLK
     sha3_256(pk, MLKEM_PK_LEN, h);
     memcpy(h + SYM, seed + SYM, SYM);
     sodium_memzero(&s, sizeof(s));
+    wipe_stack();
     return 0;
 }
 
@@ -622,6 +650,7 @@ static int builtin_decaps_dk(
     if (valid)
         decaps_expanded(&pub, &s, h, h + SYM, ct, ret_ss);
     sodium_memzero(&s, sizeof(s));
+    wipe_stack();
     return valid ? 0 : MLKEM_BAD_KEY;
 }
 

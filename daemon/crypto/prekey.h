@@ -8,11 +8,12 @@
 #define PREKEY_ROTATE_MS (48 * HOUR_MS)
 #define PREKEY_VALID_MS (30 * DAY_MS)
 #define PREKEY_LINGER_MS (14 * DAY_MS)
+#define PREKEY_SKEW_MS DAY_MS /* by which the owner's clock may be ahead of ours */
 
 enum prekey_status {
     PREKEY_MALFORMED = 1,
     PREKEY_BAD_SIGNATURE = 2,
-    PREKEY_WRONG_OWNER = 3, /* another uid, device, or older list */
+    PREKEY_WRONG_OWNER = 3, /* another uid or device, or made under a newer device list than the one that we were shown */
     PREKEY_EXPIRED = 4,
     PREKEY_NO_SUITE = 5,
 };
@@ -27,9 +28,13 @@ struct prekey_secret {
     uint8_t x25519[32];
     uint8_t x25519_public[32];
     uint8_t mlkem_seed[MLKEM_SEED_LEN];
+    uint8_t mlkem_public[MLKEM_PK_LEN]; /* of the seed; kept, because each handshake hashes it */
 };
 
-/* Makes a pair and appends its public record (LP(body) ‖ signature). *ret_secret is the caller's secret memory. */
+/*
+ * Makes a pair and appends its public record (LP(body) ‖ signature). *ret_secret is the caller's secret memory, and is wiped on
+ * failure. -EINVAL for id 0.
+ */
 int prekey_make_signed(const struct identity *id, uint32_t prekey_id, uint64_t now_ms, const struct rng *rng,
         struct prekey_secret *ret_secret, struct buf *record) MUST_USE;
 int prekey_make_one_time(const struct identity *id, uint32_t prekey_id, const struct rng *rng,

@@ -53,6 +53,7 @@ struct inner {
 /* An envelope body, taken apart; pointers into it. */
 struct envelope_view {
     bool has_handshake;
+    struct span handshake; /* the whole header, taken apart in what follows */
     uint16_t suite;
     uint32_t sender_device;
     uint64_t session_number;

@@ -7,6 +7,18 @@
 
 #include "mp.h"
 
+#define API_VERSION 1
+#define API_MAX_PAYLOAD 65536u /* bytes of text or bytes in one message */
+#define API_MAX_NAME 64u       /* user names, caller's ids, consumers */
+#define API_MAX_RELAY_URL 512u
+#define API_MAX_TOKEN 128u
+#define API_MAX_NUMBER 80u /* a safety number with its separators */
+#define API_MAX_IDS 256u
+#define API_MAX_TYPES 32u
+#define API_MAX_LIMIT 500u
+#define API_MAX_TTL_MS (UINT64_C(30) * 86400000)
+#define API_MAX_TIMEOUT_MS UINT64_C(86400000)
+
 enum api_error {
     API_OK = 0,
     /* Validation: the caller must change the request. */
@@ -50,15 +62,24 @@ struct api_error_info {
     const char *text; /* what it means and what to do */
 };
 
-enum api_type { API_STRING, API_UINT, API_BOOL, API_BYTES /* str or bin */, API_STRINGS /* array of strings */, API_MAPTYPE };
+enum api_type {
+    API_STRING, /* UTF-8 */
+    API_UINT,
+    API_BOOL,
+    API_BYTES,   /* str or bin, any bytes */
+    API_STRINGS, /* array of strings of 1 to API_MAX_NAME bytes */
+    API_MAPTYPE,
+    API_MAPS, /* array of maps; in results only */
+};
 
 struct api_field {
     const char *name;
     enum api_type type;
     bool required;
-    uint64_t max; /* UINT: greatest value; STRING, BYTES: most bytes; STRINGS: most elements */
+    uint64_t max; /* UINT: greatest value; STRING, BYTES: most bytes; STRINGS: most elements; 0 in results: not stated */
     const char *since;
     const char *text;
+    const char *const *choices; /* NULL, or the strings allowed (STRING, and each of STRINGS); ends with NULL */
 };
 
 struct api_method {
@@ -76,24 +97,39 @@ struct api_event {
     const struct api_field *fields; /* besides seq, type, time */
 };
 
+struct api_limit {
+    const char *name;
+    uint64_t value;
+    const char *text;
+};
+
 /* Each table ends with a NULL name. */
 extern const struct api_method api_methods[];
 extern const struct api_event api_events[];
 extern const struct api_error_info api_errors[];
+extern const struct api_limit api_limits[];
 
 const struct api_method *api_find_method(const void *name, size_t n);
 const struct api_event *api_find_event(const void *name, size_t n);
+/* NULL for API_OK and for numbers that are no error. */
 const struct api_error_info *api_error_info(enum api_error code);
 
 /*
- * Checks a request's params (the array of zero or one map) against the method. 0, or API_INVALID_PARAMS with a text that
- * names the parameter and what is allowed.
+ * Checks a request's params ([], [nil] and nil are no parameters, [map] is the rest) against the method. 0 with the map
+ * (an empty one where there is none), or API_INVALID_PARAMS with a text that names the parameter and what is allowed.
+ * After 0 each parameter that is in the map has the type, size and choice that the table says. What several
+ * parameters must be together (exactly one of text and bytes) is for the handler to check. Allocates nothing.
  */
 #define API_MAX_TEXT 256
 int api_check_params(const struct api_method *m, const struct mp_value *params, struct mp_value *ret_map,
         char ret_text[API_MAX_TEXT]) MUST_USE;
 
-/* The whole description as one MessagePack map {version, methods, events, errors, limits}. */
+/* "string", "integer", "boolean", "bytes", "array of strings", "map", "array of maps" */
+const char *api_type_name(enum api_type type);
+
+/* The whole description as one MessagePack map {version, api, methods, events, errors, limits}. */
 void api_describe(struct buf *b);
+/* docs/API.md, all of it, from the same tables. */
+void api_markdown(struct buf *out);
 
 #endif

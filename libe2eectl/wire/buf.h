@@ -54,6 +54,8 @@ void buf_lp(struct buf *b, const void *p, size_t n);
 void buf_zero(struct buf *b, size_t n);
 /* Room for n bytes, counted as written; NULL after an error. Valid until the next call on b. */
 uint8_t *buf_reserve(struct buf *b, size_t n);
+/* Drops what was written after the first len bytes (and wipes it, if secret), in spite of an error, which stays. */
+void buf_truncate(struct buf *b, size_t len);
 /* Overwrites a u16 or u32 written earlier at `at` (for counts known only at the end). */
 void buf_patch_u16(struct buf *b, size_t at, uint16_t v);
 void buf_patch_u32(struct buf *b, size_t at, uint32_t v);

@@ -30,6 +30,10 @@
 #define RELAY_MAX_WATCH 256u
 #define RELAY_MAX_TTL_MS (UINT64_C(31) * 86400000)
 
+/* Each is followed by one zero byte. */
+#define RELAY_LABEL_AUTH "e2eed/1 relay auth"
+#define RELAY_LABEL_DELETE "e2eed/1 relay delete"
+
 #define UID_LEN 32
 #define ENVELOPE_ID_LEN 16
 #define RELAY_NONCE_LEN 32
@@ -212,10 +216,18 @@ struct relay_unregister {
     uint8_t signature[64];
 };
 
+/* An address in its 36 bytes. Device 0 marks the input as malformed. */
+void relay_put_address(struct buf *b, const struct address *a);
+void relay_read_address(struct cursor *c, struct address *ret_a);
+
 /* Reads the head. c then stands at the fields. WIRE_MALFORMED for an empty, short or too long message. */
 int relay_read_head(struct cursor *c, uint8_t *ret_type, uint32_t *ret_ref) MUST_USE;
 
-/* One message, all of it: each reads to the end of c and answers WIRE_OK or WIRE_MALFORMED. */
+/*
+ * One message, all of it: each reads to the end of c and answers WIRE_OK or WIRE_MALFORMED. Whatever section 8 rules
+ * out is malformed: a user name that is none, device 0, an enumerated value it does not list (not error codes and the
+ * version of CHALLENGE, which the caller judges), a count or a length over the limits above. Texts may hold any byte.
+ */
 void relay_put_challenge(struct buf *b, const struct relay_challenge *m);
 int relay_get_challenge(struct cursor *c, struct relay_challenge *ret_m) MUST_USE;
 void relay_put_welcome(struct buf *b, uint32_t ref, const struct relay_welcome *m);
@@ -247,8 +259,9 @@ void relay_put_unregister(struct buf *b, uint32_t ref, const struct relay_unregi
 int relay_get_unregister(struct cursor *c, struct relay_unregister *ret_m) MUST_USE;
 
 /*
- * Batches: relay_begin writes head and count, an item call appends and counts, relay_batch_len tells how long the
- * message is so far (the head included). An empty batch must not be sent. The buffer may hold nothing else.
+ * Batches: relay_begin empties the buffer and writes head and count, an item call appends and counts, relay_batch_len
+ * tells how long the message is so far (the head included). An empty batch must not be sent, PRESENCE and USERS
+ * excepted. More than RELAY_MAX_BATCH items or RELAY_MAX_MESSAGE bytes are -EMSGSIZE in the buffer.
  */
 void relay_begin(struct buf *b, enum relay_type type, uint32_t ref);
 void relay_add_submitted(struct buf *b, const struct relay_submitted_item *m);
@@ -260,6 +273,7 @@ void relay_add_ack(struct buf *b, const struct envelope_id *id);
 void relay_add_query(struct buf *b, const struct relay_query_item *m);
 void relay_add_watch(struct buf *b, const struct address *who);
 uint16_t relay_batch_count(const struct buf *b);
+size_t relay_batch_len(const struct buf *b);
 /* USERS has a field before its count: begin, then items. */
 void relay_begin_users(struct buf *b, uint32_t ref, bool more);
 void relay_add_user(struct buf *b, const struct relay_user *m);
