@@ -138,7 +138,7 @@ static void on_timer(evutil_socket_t fd, short what, void *ctx)
 
 static void call_health(struct app *a, struct ipc_request *req)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     struct mp_map m;
     int r = store_probe(a->store);
     bool link = transport_up(a->transport) || !engine_user(a->engine);
@@ -179,7 +179,7 @@ static uint64_t uint_param(const struct mp_value *params, const char *name, uint
 
 static void subscribed(struct app *a, struct ipc_request *req, uint64_t after, uint64_t types)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     struct mp_map m;
     buf_init(&b, 256);
     mp_map_begin(&m, &b);
@@ -389,7 +389,6 @@ static int turn_end(struct app *a)
         if (!effects && !a->failed && !store_dirty(a->store))
             break;
     }
-    ipc_set_account(a->ipc, engine_user(a->engine));
     ipc_commit(a->ipc, engine_last_seq(a->engine));
     return 0;
 }
@@ -460,6 +459,7 @@ static int start(struct app *a, int listen_fd)
     if (r == 0)
         r = ipc_new(a->base, a->cfg.socket, listen_fd, a->cfg.uids, a->cfg.n_uids, &ipc_callbacks, a, &a->ipc);
     if (r == 0) {
+        ipc_set_account(a->ipc, a->cfg.account);
         a->timer = evtimer_new(a->base, on_timer, a);
         r = a->timer ? 0 : -ENOMEM;
     }
@@ -498,8 +498,8 @@ void app_free(struct app *a)
         call_end(a, c);
         ipc_fail(req, API_SHUTTING_DOWN, 1000, "the daemon stops");
     }
-    if (a->ipc && !a->failed)
-        ipc_commit(a->ipc, 0);
+    if (a->ipc && a->engine)
+        ipc_commit(a->ipc, engine_last_seq(a->engine));
     transport_free(a->transport);
     ipc_free(a->ipc);
     if (a->timer)

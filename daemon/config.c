@@ -55,6 +55,7 @@ int config_defaults(struct config *c, const char *account, char ret_text[CONFIG_
         return 1;
     }
     (void)snprintf(c->account, sizeof(c->account), "%s", account);
+    (void)snprintf(c->engine.account, sizeof(c->engine.account), "%s", account);
     if (account_paths(c, ret_text))
         return 1;
     if (socket && socket[0])

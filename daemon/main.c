@@ -44,7 +44,7 @@ struct arguments {
 
 static int print_api(bool markdown)
 {
-    CLEANUP_BUF struct buf b, json;
+    CLEANUP_BUF struct buf b = {0}, json = {0};
     struct mp_value v;
     buf_init(&b, 1u << 20);
     buf_init(&json, 1u << 20);

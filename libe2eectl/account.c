@@ -4,8 +4,8 @@
 
 #include "client.h"
 
-/* The daemon keeps the time of a wait; the answer may take a little longer. */
-#define WAIT_SLACK_MS 5000
+/* Where the daemon keeps the time, its answer may take a little longer. */
+#define ANSWER_SLACK_MS 5000
 
 int options_copy(void *to, size_t to_size, const void *from)
 {
@@ -30,15 +30,37 @@ int e2eectl_status(struct e2eectl *h, struct e2eectl_value **ret_status)
     return e2eectl_call(h, "status", NULL, h->timeout_ms, ret_status);
 }
 
+/* The longest time that the daemon takes for this method in one call. */
+static int longest(const char *method)
+{
+    const struct api_method *m = api_find_method(method, strlen(method));
+
+    for (const struct api_field *f = m ? m->params : NULL; f && f->name; f++) {
+        if (strcmp(f->name, "timeout_ms") == 0 && f->max > 0 && f->max < INT_MAX - ANSWER_SLACK_MS)
+            return (int)f->max;
+    }
+    return INT_MAX - ANSWER_SLACK_MS;
+}
+
+/* A call whose time the daemon keeps. timeout_ms is at most longest(method). */
+static int timed_call(struct e2eectl *h, const char *method, struct e2eectl_params *p, int timeout_ms, struct e2eectl_value **ret_value)
+{
+    e2eectl_params_int(p, "timeout_ms", timeout_ms);
+    return e2eectl_call(h, method, p, timeout_ms + ANSWER_SLACK_MS, ret_value);
+}
+
 int e2eectl_create_account(struct e2eectl *h, const char *user, const char *relay_url, const char *token,
         struct e2eectl_value **ret_account)
 {
     CLEANUP_PARAMS struct e2eectl_params *p = e2eectl_params_new();
+    int limit = longest("account.create");
 
     e2eectl_params_string(p, "user", user);
     e2eectl_params_string(p, "relay", relay_url);
     e2eectl_params_string(p, "token", token);
-    return e2eectl_call(h, "account.create", p, h->timeout_ms, ret_account);
+    if (h->timeout_ms >= 0 && h->timeout_ms < limit)
+        limit = h->timeout_ms;
+    return timed_call(h, "account.create", p, limit, ret_account);
 }
 
 static int check_send(struct e2eectl *h, const struct e2eectl_send_options *o)
@@ -100,37 +122,18 @@ int e2eectl_send(struct e2eectl *h, const struct e2eectl_send_options *options, 
     return 0;
 }
 
-/* The longest wait that the daemon takes in one call. */
-static int64_t longest_wait(void)
-{
-    const struct api_method *m = api_find_method("wait", 4);
-
-    for (const struct api_field *f = m ? m->params : NULL; f && f->name; f++) {
-        if (strcmp(f->name, "timeout_ms") == 0 && f->max > 0 && f->max < INT_MAX - WAIT_SLACK_MS)
-            return (int64_t)f->max;
-    }
-    return INT_MAX - WAIT_SLACK_MS;
-}
-
-static int wait_once(struct e2eectl *h, const char *id, const char *until, int64_t timeout_ms, struct e2eectl_value **ret_state)
-{
-    CLEANUP_PARAMS struct e2eectl_params *p = e2eectl_params_new();
-
-    e2eectl_params_string(p, "id", id);
-    e2eectl_params_string(p, "until", until);
-    e2eectl_params_int(p, "timeout_ms", timeout_ms);
-    return e2eectl_call(h, "wait", p, (int)timeout_ms + WAIT_SLACK_MS, ret_state);
-}
-
 int e2eectl_wait(struct e2eectl *h, const char *id, const char *until, int timeout_ms, struct e2eectl_value **ret_state)
 {
-    int64_t left = timeout_ms, step, longest = longest_wait();
-    int r;
+    int left = timeout_ms, limit = longest("wait"), r;
 
     do {
-        step = left < 0 || left > longest ? longest : left;
-        r = wait_once(h, id, until, step, ret_state);
-        if (left >= 0)
+        CLEANUP_PARAMS struct e2eectl_params *p = e2eectl_params_new();
+        int step = left < 0 || left > limit ? limit : left;
+
+        e2eectl_params_string(p, "id", id);
+        e2eectl_params_string(p, "until", until);
+        r = timed_call(h, "wait", p, step, ret_state);
+        if (left > 0)
             left -= step;
     } while (r == E2EECTL_ERR_TIMEOUT && left != 0);
     return r;

@@ -263,7 +263,7 @@ int e2eectl_call_json(struct e2eectl *h, const char *method, const char *params_
 {
     struct sync s = {.finished = false};
     CLEANUP_VALUE struct e2eectl_value *value = NULL;
-    CLEANUP_BUF struct buf map;
+    CLEANUP_BUF struct buf map = {0};
     int r;
 
     buf_init(&map, RPC_MAX_MESSAGE);

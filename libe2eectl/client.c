@@ -87,6 +87,7 @@ static int queue_hello(struct e2eectl *h)
     struct e2eectl_params *p = e2eectl_params_new();
     int r;
 
+    e2eectl_params_string(p, "client", "libe2eectl " E2EED_VERSION);
     e2eectl_params_string(p, "errors", "map");
     r = e2eectl_call_async(h, "hello", p, greeted, NULL, NULL);
     e2eectl_params_free(p);

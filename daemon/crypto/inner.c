@@ -44,6 +44,15 @@ static void get_list(struct cursor *c, struct list_ref *list)
     cursor_copy(c, list->hash, LIST_HASH_LEN);
 }
 
+/* The bytes are authenticated by now: how long this takes is nobody's lever. */
+static bool all_zero(const uint8_t *p, size_t n)
+{
+    uint8_t any = 0;
+    for (size_t i = 0; i < n; i++)
+        any |= p[i];
+    return any == 0;
+}
+
 bool inner_decode(const uint8_t *p, size_t n, struct inner *ret_inner)
 {
     struct inner in;
@@ -62,7 +71,7 @@ bool inner_decode(const uint8_t *p, size_t n, struct inner *ret_inner)
     in.body.p = cursor_lp(&c, INNER_MAX_BODY, &in.body.n);
     if (cursor_status(&c) != WIRE_OK || !inner_ok(&in) || in.seq == 0)
         return false;
-    if (inner_padded_length(&in) != n || !sodium_is_zero(c.p, c.left))
+    if (inner_padded_length(&in) != n || !all_zero(c.p, c.left))
         return false;
     *ret_inner = in;
     return true;

@@ -4,9 +4,19 @@
 #include "inner.h"
 #include "ratchet_impl.h"
 
+/*
+ * Blocks of sessions that were freed, wiped, for the next ones: mapping, locking and unmapping secret memory takes longer
+ * than a message.
+ */
+#define SPARE_MAX 8
+static _Thread_local struct {
+    size_t count;
+    struct ratchet *block[SPARE_MAX];
+} spare;
+
 struct ratchet *ratchet_allocate(void)
 {
-    struct ratchet *r = sodium_malloc(sizeof(*r));
+    struct ratchet *r = spare.count > 0 ? spare.block[--spare.count] : sodium_malloc(sizeof(*r));
     if (r)
         sodium_memzero(r, sizeof(*r));
     return r;
@@ -18,7 +28,11 @@ void ratchet_free(struct ratchet *r)
         return;
     free(r->handshake);
     skipped_done(&r->skipped);
-    sodium_free(r); /* wipes */
+    sodium_memzero(r, sizeof(*r));
+    if (spare.count < SPARE_MAX)
+        spare.block[spare.count++] = r;
+    else
+        sodium_free(r);
 }
 
 static void begin_ad(const struct ratchet *r, const struct address *from, const struct address *to,

@@ -20,7 +20,7 @@ static bool set_errors(struct ipc_client *c, const struct mp_value *wish)
 
 static void hello(struct ipc_client *c, uint32_t msgid, const struct mp_value *params)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     struct mp_value wish;
     struct mp_map m;
 
@@ -39,7 +39,7 @@ static void hello(struct ipc_client *c, uint32_t msgid, const struct mp_value *p
 
 static void api_info(struct ipc_client *c, uint32_t msgid)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
 
     buf_init(&b, RPC_MAX_MESSAGE);
     api_describe(&b);

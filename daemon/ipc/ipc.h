@@ -22,7 +22,7 @@ struct ipc;
 /* One request that waits for its answer. Valid until answered; answering a request of a client that has gone is harmless. */
 struct ipc_request;
 
-/* Receives events of a read, in order; non-zero stops the read. event is one encoded MessagePack map. */
+/* Receives events of a read, in order; non-zero stops the read after this event. event is one encoded MessagePack map. */
 typedef int (*ipc_event_sink)(void *ctx, uint64_t seq, const void *event, size_t n);
 
 struct ipc_callbacks {
@@ -39,11 +39,15 @@ struct ipc_callbacks {
 };
 
 /*
- * Listens at path (mode 0600; a stale socket file is replaced, a live one refused with -EADDRINUSE), or, when fd >= 0, on that
- * inherited listening socket. uids: who may connect besides our own uid; others are refused at accept with a log line.
+ * Listens at path, or, when fd >= 0, on that inherited listening socket, which ipc_free() closes. uids: who may connect
+ * besides our own uid; others are refused at accept with a log line. The path's directory is made if it is missing (mode 0700)
+ * and must not be writable by others; the socket has mode 0600, or 0666 where uids names somebody, whom 0600 would keep out.
+ * A stale socket file is replaced, a live one refused with -EADDRINUSE, another file with -EEXIST; -EPERM: the
+ * directory; -ENAMETOOLONG, -EINVAL: the path or the descriptor. Each is logged with what is allowed.
  */
 int ipc_new(struct event_base *base, const char *path, int fd, const uid_t *uids, size_t n_uids,
         const struct ipc_callbacks *callbacks, void *ctx, struct ipc **ret_ipc) MUST_USE;
+/* Closes all connections (gone is called for what they wait for; answering it afterwards is harmless) and removes the path. */
 void ipc_free(struct ipc *ipc);
 
 /* result: one encoded map; NULL is an empty map. Frees req. */
@@ -58,7 +62,7 @@ void ipc_unsubscribe(struct ipc_request *req);
 /* Who asks. */
 uid_t ipc_request_uid(const struct ipc_request *req);
 
-/* Ends the turn: the held replies go out; subscribers are served up to last_seq. */
+/* Ends the turn: the held replies go out; subscribers are served up to last_seq. A last_seq that is lower than before is a new log. */
 void ipc_commit(struct ipc *ipc, uint64_t last_seq);
 /* The turn failed: every reply held becomes this error instead. */
 void ipc_abort(struct ipc *ipc, enum api_error error, const char *text);

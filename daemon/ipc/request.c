@@ -62,7 +62,7 @@ void error_put(struct buf *b, enum error_shape shape, enum api_error error, uint
 static void put_error_response(struct buf *out, const struct ipc_client *c, uint32_t msgid, enum api_error error,
         uint32_t retry_after_ms, const char *text)
 {
-    CLEANUP_BUF struct buf value;
+    CLEANUP_BUF struct buf value = {0};
 
     buf_init(&value, 2 * IPC_MAX_ERROR_TEXT);
     error_put(&value, c->errors, error, retry_after_ms, text);
@@ -154,7 +154,7 @@ static bool salvage_msgid(const void *p, size_t n, enum rpc_framing framing, uin
 
 void request_malformed(struct ipc_client *c, const void *p, size_t n, const char *why)
 {
-    CLEANUP_BUF struct buf value;
+    CLEANUP_BUF struct buf value = {0};
     uint32_t msgid;
     struct buf *out;
 

@@ -20,7 +20,7 @@ bool stream_wants(const struct ipc_client *c)
 /* In place of an event that no message can hold. */
 static void put_gap(struct buf *out, enum rpc_framing framing, uint64_t seq)
 {
-    CLEANUP_BUF struct buf gap;
+    CLEANUP_BUF struct buf gap = {0};
     struct mp_map m;
 
     buf_init(&gap, IPC_MAX_ERROR_TEXT);

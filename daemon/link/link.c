@@ -40,7 +40,7 @@ static void set_alarm(uint32_t ms)
 
 static int arm_deadline(const struct link *l)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     char reason[LINK_REASON];
     struct sigaction action = {.sa_handler = on_alarm};
     (void)snprintf(reason, sizeof(reason), "no answer from %.200s within %u ms", l->url.authority,

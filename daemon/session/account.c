@@ -40,7 +40,7 @@ static int put_account(struct engine *e, struct buf *b, bool full)
 
 static int answer_account(struct engine *e, uint64_t ticket, bool full)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     int r;
     buf_init(&b, 4096);
     r = put_account(e, &b, full);
@@ -98,7 +98,7 @@ static int delete(struct engine *e, uint64_t ticket, const struct mp_value *para
     if (e->conn != CONN_ONLINE && e->registered)
         return answer_fail(e, ticket, API_NOT_CONNECTED, 5000, "account.delete: not connected; the relay must hear of it, or the name stays taken");
     if (e->conn == CONN_ONLINE) {
-        CLEANUP_BUF struct buf b;
+        CLEANUP_BUF struct buf b = {0};
         struct relay_unregister m = {.time_ms = e->now};
         identity_sign_delete(e->id, e->relay_nonce, &m);
         buf_init(&b, 256);
@@ -135,7 +135,7 @@ static int refuse_relay(struct engine *e, const char *code, const char *text)
 
 static int register_account(struct engine *e)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     struct request rq = {.kind = REQ_REGISTER, .ref = relay_next_ref(e)};
     struct relay_register m = {.entry = identity_entry(e->id)};
     int r;
@@ -150,7 +150,7 @@ static int register_account(struct engine *e)
 
 int account_authenticate(struct engine *e)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     struct request rq = {.kind = REQ_AUTH, .ref = relay_next_ref(e)};
     struct relay_auth m = {.time_ms = e->now, .binding = e->tls ? BINDING_TLS_EXPORTER : BINDING_NONE};
     int r;

@@ -56,7 +56,7 @@ static void put_contact(struct engine *e, struct buf *b, const struct contact *c
 
 static int call_list(struct engine *e, uint64_t ticket)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     struct mp_map m;
     buf_init(&b, EFFECT_MAX_DATA);
     mp_map_begin(&m, &b);
@@ -70,7 +70,7 @@ static int call_list(struct engine *e, uint64_t ticket)
 
 static int call_show(struct engine *e, uint64_t ticket, struct contact *c)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     buf_init(&b, 4096);
     put_contact(e, &b, c, true);
     return answer_ok(e, ticket, &b);

@@ -65,7 +65,7 @@ static int control_seal(struct engine *e, struct peer *p, struct session *s, uin
 
 static int flush_peer(struct engine *e, struct peer *p)
 {
-    CLEANUP_BUF struct buf body;
+    CLEANUP_BUF struct buf body = {0};
     struct session *s;
     int r = session_for_sending(e, p, CONTROL_WINDOW, &s);
     if (r)
@@ -102,7 +102,7 @@ int control_flush(struct engine *e)
 
 int control_notice(struct engine *e, struct peer *p, struct session *s)
 {
-    CLEANUP_BUF struct buf body;
+    CLEANUP_BUF struct buf body = {0};
     int r;
     if (!p->n_tombstones)
         return 0;
@@ -137,7 +137,7 @@ int control_submit(struct engine *e)
     struct control *c;
     TAILQ_FOREACH(c, &e->controls, all)
     {
-        CLEANUP_BUF struct buf value;
+        CLEANUP_BUF struct buf value = {0};
         struct span body;
         int r;
         if (c->flying || c->retry_ms > e->now || !submit_room(e))

@@ -179,7 +179,6 @@ static void put_identity(struct engine *e, struct mp_map *m)
     fingerprint(mine->uid, mine->ak, digits);
     (void)sodium_bin2hex(guid, sizeof(guid), e->guid, sizeof(e->guid));
     mp_put_str(mp_key(m, "guid"), guid);
-    mp_put_str(mp_key(m, "account"), mine->name);
     mp_put_str(mp_key(m, "user"), mine->name);
     mp_put_str(mp_key(m, "uid"), uid);
     mp_put_uint(mp_key(m, "device"), identity_address(e->id)->device);
@@ -189,11 +188,12 @@ static void put_identity(struct engine *e, struct mp_map *m)
 
 static int call_status(struct engine *e, uint64_t ticket)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     struct mp_map m;
     buf_init(&b, 4096);
     mp_map_begin(&m, &b);
     mp_put_str(mp_key(&m, "version"), E2EED_VERSION);
+    mp_put_str(mp_key(&m, "account"), e->cfg.account);
     mp_put_str(mp_key(&m, "state"), state_name(e));
     if (e->id)
         put_identity(e, &m);
@@ -252,7 +252,7 @@ static int collect(void *ctx, uint64_t seq, const void *event, size_t n)
 
 static int call_events(struct engine *e, uint64_t ticket, const struct mp_value *params)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     struct collecting c = {.limit = (uint32_t)param_uint(params, "limit", 100)};
     struct mp_map m;
     uint64_t next;
@@ -275,7 +275,7 @@ static int call_events(struct engine *e, uint64_t ticket, const struct mp_value 
 
 static int call_ack(struct engine *e, uint64_t ticket, const struct mp_value *params)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     char name[65] = "";
     struct mp_map m;
     uint64_t seq = param_uint(params, "seq", 0);

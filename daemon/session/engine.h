@@ -26,6 +26,7 @@
 enum stranger_policy { STRANGERS_ACCEPT = 0, STRANGERS_HOLD = 1, STRANGERS_REFUSE = 2 };
 
 struct engine_config {
+    char account[RELAY_MAX_NAME + 1]; /* the daemon's account name, for status */
     enum stranger_policy strangers;
     bool receipts;       /* tell senders that a program read their message */
     bool require_tls;    /* refuse to authenticate over a connection without TLS */

@@ -159,7 +159,7 @@ static int read_visit(void *ctx, const uint8_t *key, size_t key_len, const uint8
 /* Retention has passed the reader by: one event that is not in the log says so. */
 static int read_gap(struct engine *e, uint64_t after, struct reading *rd)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     struct mp_map m;
     uint64_t to = e->first_seq - 1;
     buf_init(&b, 256);

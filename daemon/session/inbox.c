@@ -268,7 +268,7 @@ static int take(struct engine *e, struct session *s, const struct incoming *in, 
 static int decrypt(struct engine *e, struct session *s, const struct incoming *in)
 {
     uint64_t seen = ratchet_seen_by_peer(s->ratchet);
-    CLEANUP_BUF struct buf plain;
+    CLEANUP_BUF struct buf plain = {0};
     struct inner m;
     int r;
     buf_init_secret(&plain, ENVELOPE_MAX_BODY);
@@ -315,7 +315,7 @@ static int respond(struct engine *e, struct contact *k, const struct incoming *i
 /* The session exists only if its first message decrypts. */
 static int open_session(struct engine *e, struct contact *k, const struct incoming *in, struct ratchet *ratchet)
 {
-    CLEANUP_BUF struct buf plain;
+    CLEANUP_BUF struct buf plain = {0};
     struct session *s;
     struct inner m;
     struct peer *p;
@@ -624,7 +624,7 @@ static int read_one(struct engine *e, struct peer *p, const struct mp_value *id_
 int inbox_read_call(struct engine *e, uint64_t ticket, const struct mp_value *params)
 {
     char from[UID_TEXT_LEN + RELAY_MAX_NAME] = "";
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     struct mp_value ids, id;
     struct mp_iter it;
     struct mp_map m;

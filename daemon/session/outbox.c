@@ -186,7 +186,7 @@ static void draft_digest(struct draft *d, const struct contact *c)
 
 static int answer_sent(struct engine *e, uint64_t ticket, const char *id_text, uint64_t seq, uint8_t state)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     struct mp_map m;
     buf_init(&b, 512);
     mp_map_begin(&m, &b);
@@ -275,7 +275,7 @@ static int keep_payload(struct outmsg *m, struct span payload)
 
 static int watch(struct engine *e, struct peer *p)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     if (p->watched || e->conn != CONN_ONLINE)
         return 0;
     p->watched = true;
@@ -365,7 +365,7 @@ int outbox_send(struct engine *e, uint64_t ticket, const struct mp_value *params
 static int encrypt_body(struct engine *e, struct outmsg *m, struct session *s, struct span payload)
 {
     const struct device_list *mine = identity_list(e->id);
-    CLEANUP_BUF struct buf body;
+    CLEANUP_BUF struct buf body = {0};
     struct inner in = {.type = INNER_MESSAGE, .id = m->id, .count = m->count, .time_ms = m->created_ms, .peer = m->peer->contact->list};
     int r;
     in.flags = (uint8_t)((m->flags & OUT_TEXT ? INNER_TEXT : 0u) | (m->qos ? 0u : INNER_UNCOUNTED));
@@ -386,7 +386,7 @@ static int encrypt_body(struct engine *e, struct outmsg *m, struct session *s, s
 /* 0 encrypted, 1 the session takes no more. */
 static int encrypt(struct engine *e, struct outmsg *m, struct session *s)
 {
-    CLEANUP_BUF struct buf value;
+    CLEANUP_BUF struct buf value = {0};
     struct span payload = {.p = m->payload, .n = m->payload_len}, old;
     int r = 0;
     buf_init_secret(&value, STORE_VALUE_MAX);
@@ -465,7 +465,7 @@ static int pump_ready(struct engine *e)
 {
     struct outmsg *m, *next;
     for (m = TAILQ_FIRST(&e->ready); m && submit_room(e); m = next) {
-        CLEANUP_BUF struct buf value;
+        CLEANUP_BUF struct buf value = {0};
         struct span payload, body;
         int r;
         next = TAILQ_NEXT(m, queue);

@@ -108,7 +108,7 @@ static int rotate(struct engine *e, uint32_t relay_id, struct prekey_secret *k, 
 
 static int upload(struct engine *e, const struct relay_put_prekeys *m)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     struct request rq = {.kind = REQ_PREKEYS, .ref = relay_next_ref(e)};
     int r;
     buf_init(&b, RELAY_MAX_MESSAGE);
@@ -136,7 +136,7 @@ static int make_batch(struct engine *e, struct relay_put_prekeys *m, uint32_t *m
 
 static int replenish(struct engine *e, uint32_t relay_id, struct prekey_secret *k)
 {
-    CLEANUP_BUF struct buf record;
+    CLEANUP_BUF struct buf record = {0};
     CLEANUP_FREE struct relay_put_prekeys *m = calloc(1, sizeof(*m));
     uint32_t missing = e->relay_one_time < ONE_TIME_LOW ? ONE_TIME_TARGET - e->relay_one_time : 0;
     int r;
@@ -146,7 +146,7 @@ static int replenish(struct engine *e, uint32_t relay_id, struct prekey_secret *
     r = rotate(e, relay_id, k, &record);
     m->signed_prekey = (struct span){.p = record.data, .n = record.len};
     while (r == 0 && (m->signed_prekey.n || missing)) {
-        CLEANUP_BUF struct buf records;
+        CLEANUP_BUF struct buf records = {0};
         buf_init(&records, RELAY_MAX_PREKEYS * RELAY_MAX_PREKEY);
         r = make_batch(e, m, &missing, k, &records);
         if (r == 0)

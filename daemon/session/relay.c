@@ -54,7 +54,7 @@ static bool lookup_pending(const struct engine *e, const struct request *like)
 
 static int lookup(struct engine *e, struct request *rq)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     struct relay_lookup m = {.by = rq->name[0] ? LOOKUP_BY_NAME : LOOKUP_BY_UID};
     int r;
     if (e->conn != CONN_ONLINE || lookup_pending(e, rq))
@@ -92,7 +92,7 @@ int relay_lookup_uid(struct engine *e, const uint8_t uid[UID_LEN])
 
 int relay_claim(struct engine *e, struct peer *p)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     struct request rq = {.kind = REQ_CLAIM, .who = p->address};
     int r = 0;
     if (e->conn != CONN_ONLINE || p->claiming || p->claim_not_before_ms > e->now)
@@ -112,7 +112,7 @@ int relay_claim(struct engine *e, struct peer *p)
 
 int relay_users_call(struct engine *e, uint64_t ticket, const struct mp_value *params)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     struct request rq = {.kind = REQ_USERS, .ticket = ticket};
     struct relay_list_users m = {.after = param_bytes(params, "after"), .limit = (uint16_t)param_uint(params, "limit", RELAY_MAX_USERS)};
     int r;
@@ -274,7 +274,7 @@ static int lookup_answer(struct engine *e, const struct request *rq, const struc
 
 static int users_answer(struct engine *e, const struct request *rq, struct cursor *c)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     struct mp_map m, u;
     uint16_t n;
     bool more;

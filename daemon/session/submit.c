@@ -232,7 +232,7 @@ static bool query_due(const struct engine *e, const struct outmsg *m, bool all)
 
 int submit_query(struct engine *e, bool all)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     struct outmsg *m;
     int r = 0;
     if (e->conn != CONN_ONLINE)

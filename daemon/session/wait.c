@@ -16,7 +16,7 @@ static void wait_free(struct engine *e, struct wait *w)
 
 static int answer_state(struct engine *e, uint64_t ticket, const char *id_text, uint8_t state, const char *reason)
 {
-    CLEANUP_BUF struct buf b;
+    CLEANUP_BUF struct buf b = {0};
     struct mp_map m;
     buf_init(&b, 512);
     mp_map_begin(&m, &b);

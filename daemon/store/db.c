@@ -101,9 +101,9 @@ static int meaning(int rc, int system_error)
     }
 }
 
-int db_result(const struct db *db, int rc, const char *what)
+int db_result(int rc, const char *what)
 {
-    int system_error = db->sql ? sqlite3_system_errno(db->sql) : 0;
+    int system_error = errno;
     int r = meaning(rc, system_error);
 
     if (r != 0)
@@ -114,20 +114,25 @@ int db_result(const struct db *db, int rc, const char *what)
 
 static int run(struct db *db, const char *sql, const char *what)
 {
-    return db_result(db, sqlite3_exec(db->sql, sql, NULL, NULL, NULL), what);
+    errno = 0;
+    return db_result(sqlite3_exec(db->sql, sql, NULL, NULL, NULL), what);
 }
 
 static int read_number(struct db *db, const char *sql, sqlite3_int64 *ret_n)
 {
     sqlite3_stmt *st = NULL;
-    int rc = sqlite3_prepare_v2(db->sql, sql, -1, &st, NULL);
+    int rc;
+    int r;
 
+    errno = 0;
+    rc = sqlite3_prepare_v2(db->sql, sql, -1, &st, NULL);
     if (rc == SQLITE_OK)
         rc = sqlite3_step(st);
+    r = db_result(rc, sql);
     if (rc == SQLITE_ROW)
         *ret_n = sqlite3_column_int64(st, 0);
     (void)sqlite3_finalize(st);
-    return db_result(db, rc, sql);
+    return r;
 }
 
 static int prepare(struct db *db)
@@ -136,14 +141,21 @@ static int prepare(struct db *db)
         const char *sql = i < DB_SCAN ? statements[i] : scan_sql;
         int rc = sqlite3_prepare_v3(db->sql, sql, -1, SQLITE_PREPARE_PERSISTENT, &db->stmt[i], NULL);
         if (rc != SQLITE_OK)
-            return db_result(db, rc, "preparing a statement");
+            return db_result(rc, "preparing a statement");
     }
     return 0;
 }
 
 int db_step(struct db *db, enum db_stmt which)
 {
+    errno = 0;
     return sqlite3_step(db->stmt[which]);
+}
+
+int db_checkpoint(struct db *db)
+{
+    errno = 0;
+    return sqlite3_wal_checkpoint_v2(db->sql, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
 }
 
 void db_end(struct db *db, enum db_stmt which)
@@ -182,7 +194,7 @@ int db_probe_get(struct db *db, const struct seal_key *k, struct buf *value)
     const uint8_t *p;
     size_t n;
     int rc = db_step(db, DB_PROBE_GET);
-    int r = db_result(db, rc, "reading the probe record");
+    int r = db_result(rc, "reading the probe record");
 
     if (r == 0 && rc != SQLITE_ROW)
         r = STORE_NOT_FOUND;
@@ -208,9 +220,9 @@ int db_probe_put(struct db *db, const struct seal_key *k, const void *value, siz
     r = seal(k, &ad, value, n, &sealed);
     if (r != 0)
         return r;
-    r = db_result(db, db_bind(db, DB_PROBE_PUT, 1, sealed.data, sealed.len), "binding the probe record");
+    r = db_result(db_bind(db, DB_PROBE_PUT, 1, sealed.data, sealed.len), "binding the probe record");
     if (r == 0)
-        r = db_result(db, db_step(db, DB_PROBE_PUT), "writing the probe record");
+        r = db_result(db_step(db, DB_PROBE_PUT), "writing the probe record");
     db_end(db, DB_PROBE_PUT);
     return r;
 }
@@ -219,16 +231,18 @@ int db_probe_put(struct db *db, const struct seal_key *k, const void *value, siz
 static int allow_checkpoint(struct db *db, bool allow)
 {
     return db_result(
-            db, sqlite3_db_config(db->sql, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !allow, NULL), "setting up");
+            sqlite3_db_config(db->sql, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, !allow, NULL), "setting up");
 }
 
 static int connect_file(struct db *db, const char *path)
 {
     const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_PRIVATECACHE;
-    int r = db_result(db, scrub_vfs_init(&db->vfs), "finding the VFS");
+    int r;
 
+    errno = 0;
+    r = db_result(scrub_vfs_init(&db->vfs), "finding the VFS");
     if (r == 0)
-        r = db_result(db, scrub_open(&db->vfs, path, flags, &db->sql), "opening the database");
+        r = db_result(scrub_open(&db->vfs, path, flags, &db->sql), "opening the database");
     if (r != 0)
         return r;
     (void)sqlite3_extended_result_codes(db->sql, 1);
@@ -310,12 +324,14 @@ static int check_key(struct db *db, const char *path, const struct seal_key *k, 
 static int check_wal(struct db *db)
 {
     sqlite3_stmt *st = NULL;
-    int rc = sqlite3_prepare_v2(db->sql, "PRAGMA journal_mode=WAL", -1, &st, NULL);
+    int rc;
     int r;
 
+    errno = 0;
+    rc = sqlite3_prepare_v2(db->sql, "PRAGMA journal_mode=WAL", -1, &st, NULL);
     if (rc == SQLITE_OK)
         rc = sqlite3_step(st);
-    r = db_result(db, rc, "setting the journal mode");
+    r = db_result(rc, "setting the journal mode");
     if (r == 0 && (rc != SQLITE_ROW || sqlite3_stricmp((const char *)sqlite3_column_text(st, 0), "wal") != 0))
         r = -EIO;
     (void)sqlite3_finalize(st);

@@ -43,11 +43,15 @@ void db_close(struct db *db);
 
 /*
  * What a result of SQLite is to us: 0 for OK, ROW and DONE; -ENOSPC, -EIO, -ENOMEM, -EBUSY, -EMSGSIZE,
- * -EACCES, -EROFS, or STORE_CORRUPT. Failures are logged with `what`.
+ * -EACCES, -EROFS, or STORE_CORRUPT. Called next after what gave rc, while errno still tells why the system
+ * refused: sqlite3_system_errno() is not set by a COMMIT that fails, and keeps older values. Failures are
+ * logged with `what`.
  */
-int db_result(const struct db *db, int rc, const char *what) MUST_USE;
+int db_result(int rc, const char *what) MUST_USE;
 /* One step: SQLITE_ROW, SQLITE_DONE or an error for db_result(). */
 int db_step(struct db *db, enum db_stmt which) MUST_USE;
+/* Empties the WAL; SQLITE_OK or an error for db_result(). */
+int db_checkpoint(struct db *db) MUST_USE;
 /* Ends a statement's use, so that it keeps neither a read transaction nor a pointer. */
 void db_end(struct db *db, enum db_stmt which);
 /* Binds a blob that outlives the statement's use; NULL with 0 bytes is the empty one. */

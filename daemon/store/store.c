@@ -6,6 +6,7 @@
 
 #include "db.h"
 #include "explain.h"
+#include "log.h"
 #include "seal.h"
 #include "statedir.h"
 #include "store.h"
@@ -85,7 +86,7 @@ void store_close(struct store *s)
 /* What SQLite refused inside a transaction may have ended it: nothing may be added to it any more. */
 static int outcome(struct store *s, int rc, const char *what)
 {
-    int r = db_result(&s->db, rc, what);
+    int r = db_result(rc, what);
 
     if (r != 0 && s->dirty)
         s->failed = r;
@@ -321,7 +322,8 @@ int store_last(struct store *s, uint8_t map, uint8_t ret_key[STORE_MAX_KEY], siz
  */
 static void bury_failed_commit(struct store *s)
 {
-    (void)sqlite3_wal_checkpoint_v2(s->db.sql, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+    if (db_checkpoint(&s->db) != SQLITE_OK)
+        log_warn("store-error", "the log of the failed transaction could not be emptied");
 }
 
 int store_commit(struct store *s)
@@ -365,8 +367,7 @@ int store_checkpoint(struct store *s)
 {
     if (s->dirty || s->scans > 0)
         return -EBUSY;
-    return db_result(&s->db,
-            sqlite3_wal_checkpoint_v2(s->db.sql, NULL, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL), "checkpoint");
+    return db_result(db_checkpoint(&s->db), "checkpoint");
 }
 
 static int write_and_read_probe(struct store *s)

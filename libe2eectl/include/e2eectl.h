@@ -302,7 +302,8 @@ struct e2eectl_send_options {
     bool require_verified;  /* only if the recipient's key has been verified */
 };
 /*
- * 0: the message is durable at the daemon. ret_id and ret_seq may be NULL. -EINVAL: neither or both of text and bytes, no
+ * 0: the message is durable at the daemon. ret_seq is the newest event before it, so that a subscription behind it shows all that becomes
+ * of the message. ret_id and ret_seq may be NULL. -EINVAL: neither or both of text and bytes, no
  * recipient, an unknown qos. -E2BIG as for e2eectl_subscribe().
  */
 E2EECTL_CHECK int e2eectl_send(struct e2eectl *handle, const struct e2eectl_send_options *options, char ret_id[E2EECTL_ID_SIZE],
@@ -328,8 +329,8 @@ E2EECTL_CHECK int e2eectl_contact_show(struct e2eectl *handle, const char *user,
  */
 E2EECTL_CHECK int e2eectl_contact_add(struct e2eectl *handle, const char *user, const char *uid, struct e2eectl_value **ret_contact);
 /*
- * Marks the contact's key as verified. safety_number: the digits that the other side reads out (spaces do not matter);
- * E2EECTL_ERR_VERIFY_MISMATCH if they are not those of the keys in use. NULL: the caller has compared them.
+ * Marks the contact's key as verified. safety_number: the digits as the other side sees them (spaces do not matter).
+ * E2EECTL_ERR_VERIFY_MISMATCH: they are not those of the keys in use, and nothing was marked.
  */
 E2EECTL_CHECK int e2eectl_contact_verify(struct e2eectl *handle, const char *user, const char *safety_number);
 /*

@@ -168,7 +168,7 @@ static const struct api_field events_result[] = {
     END};
 
 static const struct api_field contact_list_result[] = {
-    HAS("contacts", API_MAPS, "Each as contact.show gives it, in the order of the names."),
+    HAS("contacts", API_MAPS, "Each as contact.show gives it, without fingerprint, safety_number and session; in no order."),
     END};
 static const struct api_field contact_user_params[] = {
     REQ("user", API_STRING, API_MAX_NAME, "User name."),
@@ -195,10 +195,6 @@ static const struct api_field contact_verify_params[] = {
     REQ("user", API_STRING, API_MAX_NAME, "User name."),
     REQ("number", API_STRING, API_MAX_NUMBER, "The safety number as the other person sees it; spaces do not matter."),
     END};
-static const struct api_field contact_verify_result[] = {
-    HAS("user", API_STRING, "User name."),
-    HAS("verified", API_BOOL, "True: the numbers are the same. If not, the error is VERIFY_MISMATCH."),
-    END};
 static const struct api_field contact_trust_params[] = {
     REQ("user", API_STRING, API_MAX_NAME, "User name."),
     OPT("uid", API_STRING, 52, "Accept the changed key with this identity (new_uid of contact.show)."),
@@ -211,7 +207,7 @@ static const struct api_field contact_block_params[] = {
 
 static const struct api_field users_params[] = {
     OPT("after", API_STRING, API_MAX_NAME, "Begin behind this name, in the order of the names."),
-    OPT("limit", API_UINT, API_MAX_LIMIT, "At most so many; 100 unless given."),
+    OPT("limit", API_UINT, API_MAX_LIMIT, "At most so many; 500 unless given."),
     END};
 static const struct api_field users_result[] = {
     HAS("users", API_MAPS, "Each {user, uid}."),
@@ -240,8 +236,8 @@ const struct api_method api_methods[] = {
     {"contact.list", V1, "All contacts.", none, contact_list_result},
     {"contact.show", V1, "One contact, with safety number and key state.", contact_user_params, contact_result},
     {"contact.add", V1, "Looks a user up at the relay and pins the key.", contact_add_params, contact_result},
-    {"contact.verify", V1, "Compares safety numbers and marks the key as verified.", contact_verify_params, contact_verify_result},
-    {"contact.trust", V1, "Accepts a stranger or a changed key, or sets what happens on a change. A changed key is not verified.", contact_trust_params, contact_result},
+    {"contact.verify", V1, "Compares safety numbers and marks the key as verified, or answers VERIFY_MISMATCH.", contact_verify_params, contact_result},
+    {"contact.trust", V1, "Accepts a stranger or a changed key, or sets what happens on a change. A changed key is not verified. With uid the result is an empty map.", contact_trust_params, contact_result},
     {"contact.block", V1, "Blocks a user or ends it.", contact_block_params, contact_result},
     {"contact.remove", V1, "Forgets a contact, its key and its sessions.", contact_user_params, none},
     {"users", V1, "Lists the users of the relay.", users_params, users_result},
@@ -260,6 +256,7 @@ static const struct api_field error_fields[] = {
     HAS("text", API_STRING, "What went wrong, for people."),
     MAY("from", API_STRING, "The user whose message it was."),
     MAY("id", API_STRING, "The message."),
+    MAY("suppressed", API_UINT, "Errors before this one that were too many to report."),
     END};
 static const struct api_field message_fields[] = {
     HAS("id", API_STRING, "The sender's id of the message."),

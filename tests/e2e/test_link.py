@@ -6,6 +6,7 @@ Usage: test_link.py PATH_OF_E2EED_LINK_WS [unittest options]
 import asyncio
 import base64
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -27,6 +28,7 @@ DATA, TEXT, CLOSE, PING, CONNECTED, CLOSED, RTT, PONG = 1, 2, 3, 4, 0x11, 0x12, 
 MAX_MESSAGE = 131072
 PROTOCOL = "e2ee.v1"
 WAIT = 20
+logging.getLogger("websockets").setLevel(logging.CRITICAL + 1)
 
 
 def openssl(*args, **kw):
@@ -524,7 +526,8 @@ class Tls(Case):
                      self.ca.cert)
 
     def test_old_tls(self):
-        port = self.wss(self.pair, most=ssl.TLSVersion.TLSv1_2)
+        old = server_tls(self.pair, ssl.TLSVersion.TLSv1_2)
+        port = self.raw(lambda s: old.wrap_socket(s, server_side=True))
         self.refused(f"wss://127.0.0.1:{port}/", "TLS handshake.*version", "--ca-file", self.ca.cert)
 
     def test_tls_server_asked_in_plain(self):
@@ -625,9 +628,11 @@ class Flow(Case):
         link.until(PONG)  # unasked: it is alive though it does not read
         gate.set()
         link.send(CLOSE)
-        link.sock.shutdown(socket.SHUT_WR) if False else None
         self.assertEqual(link.closed()[0], 1000)
-        time.sleep(0.2)
+        for _ in range(100):
+            if sum(got) > sent * MAX_MESSAGE:
+                break
+            time.sleep(0.05)
         self.assertGreater(sum(got), sent * MAX_MESSAGE)
 
     def test_dead_peer(self):
@@ -642,12 +647,6 @@ class Flow(Case):
         self.assertEqual(link.wait(), 0)
 
     def test_stopped_server(self):
-        child = os.fork()
-        if child == 0:
-            signal.pause()
-            os._exit(0)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
         code = ("import asyncio,websockets\n"
                 "async def h(ws):\n async for m in ws: await ws.send(m)\n"
                 "async def main():\n s=await websockets.serve(h,'127.0.0.1',0,subprotocols=['e2ee.v1'])\n"
@@ -729,6 +728,7 @@ if __name__ == "__main__":
         LINK = os.path.abspath(arguments.pop(0))
     if not LINK:
         sys.exit(__doc__)
+    begin = time.monotonic()
     result = unittest.main(argv=[sys.argv[0], *arguments], exit=False, verbosity=2).result
     bad = len(result.failures) + len(result.errors)
     print(f"{result.testsRun - bad} passed, {bad} failed")

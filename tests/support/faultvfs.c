@@ -332,6 +332,9 @@ static int fault_last_error(sqlite3_vfs *vfs, int n, char *out)
 
 void faultvfs_install(void)
 {
+    /* Left by a test that failed. */
+    if (disk.below && sqlite3_vfs_find(NULL) == &disk.vfs)
+        faultvfs_remove();
     disk.below = sqlite3_vfs_find(NULL);
     disk.vfs = *(sqlite3_vfs *)must(disk.below);
     disk.vfs.pNext = NULL;

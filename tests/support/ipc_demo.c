@@ -372,6 +372,7 @@ static void do_subscribe(struct demo *d, struct ipc_request *req, const struct m
     types = wanted_types(params);
     mp_map_begin(&m, &b);
     mp_put_uint(mp_key(&m, "after"), after);
+    mp_put_uint(mp_key(&m, "first_seq"), 1);
     mp_put_uint(mp_key(&m, "last_seq"), d->last_seq);
     mp_map_end(&m);
     ipc_subscribe(req, after, types);

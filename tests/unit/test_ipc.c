@@ -727,6 +727,8 @@ static void test_half_close_behind_a_pipeline(void **state)
     peer_close(&p);
 }
 
+#define BYTES(s) s, sizeof(s) - 1
+
 static void test_garbage(void **state)
 {
     static const struct {
@@ -734,14 +736,14 @@ static void test_garbage(void **state)
         size_t n;
         const char *answer;
     } cases[] = {
-            {"\xc1", 1, "[2,\"error\",[[1,\"PARSE_ERROR: "},
-            {"{\"method\":1}", 12, "[2,\"error\",[[1,\"PARSE_ERROR: "},
-            {"GET / HTTP/1.1\r\n\r\n", 18, "[2,\"error\",[[1,\"PARSE_ERROR: "},
-            {"\x91\x05", 2, "[2,\"error\",[[1,\"PARSE_ERROR: "},
-            {"\x94\x00\x05\xc0\x90", 5, "[1,5,[1,\"PARSE_ERROR: "},                        /* the method is nil */
-            {"\x94\x00\xcd\x01\x02\xa1x\x91\xdd\x10\x00\x00\x00", 13, "[1,258,[1,\"PARSE_ERROR: "}, /* 2^28 elements */
-            {"\x94\x00\x05\xa1x\xc7\x01\x01\x01", 9, "[1,5,[1,\"PARSE_ERROR: "},           /* an extension */
-            {"\x94\x00\xcf\x00\x00\x00\x01\x00\x00\x00\x00\xa1x\x90", 14, "[2,\"error\",[[1,\"PARSE_ERROR: "}, /* msgid 2^32 */
+            {BYTES("\xc1"), "[2,\"error\",[[1,\"PARSE_ERROR: "},
+            {BYTES("GET / HTTP/1.1\r\nHost: localhost\r\nUser-Agent: curl/7.88.1\r\nAccept: text/html, */*\r\n\r\n"),
+                    "[2,\"error\",[[1,\"PARSE_ERROR: "},
+            {BYTES("\x91\x05"), "[2,\"error\",[[1,\"PARSE_ERROR: "},
+            {BYTES("\x94\x00\x05\xc0\x90"), "[1,5,[1,\"PARSE_ERROR: "},                        /* the method is nil */
+            {BYTES("\x94\x00\xcd\x01\x02\xa1x\x91\xdd\x10\x00\x00\x00"), "[1,258,[1,\"PARSE_ERROR: "}, /* 2^28 elements */
+            {BYTES("\x94\x00\x05\xa1x\xc7\x01\x01\x01"), "[1,5,[1,\"PARSE_ERROR: "},           /* an extension */
+            {BYTES("\x94\x00\xcf\x00\x00\x00\x01\x00\x00\x00\x00\xa1x\x90"), "[2,\"error\",[[1,\"PARSE_ERROR: "}, /* msgid 2^32 */
     };
     struct fixture *f = *state;
 

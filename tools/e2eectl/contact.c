@@ -80,10 +80,6 @@ static int run_add(struct cli *c, const void *args, char **operands, int n)
     return 0;
 }
 
-struct verify_args {
-    bool compared;
-};
-
 /* What to compare, and how to go on. */
 static int show_number(struct cli *c, const char *user)
 {
@@ -102,19 +98,19 @@ static int show_number(struct cli *c, const char *user)
     out_string(user);
     (void)printf(" must both see:\n\n  ");
     out_string(number ? number : "-");
-    (void)printf("\n\nCompare it by voice or in person, then: e2eectl contact verify ");
+    (void)printf("\n\nLet the other side read theirs out, in person or by voice, then give it here:\n  e2eectl contact verify ");
     out_string(user);
-    (void)printf(" --compared\n");
+    (void)printf(" NUMBER\n");
     return 0;
 }
 
 static int run_verify(struct cli *c, const void *args, char **operands, int n)
 {
-    const struct verify_args *a = args;
     char number[E2EECTL_ID_SIZE] = "";
     size_t len = 0;
     int r;
 
+    (void)args;
     for (int i = 1; i < n; i++) {
         int more = snprintf(number + len, sizeof(number) - len, "%s%s", len ? " " : "", operands[i]);
 
@@ -122,14 +118,12 @@ static int run_verify(struct cli *c, const void *args, char **operands, int n)
             return args_error(c, "NUMBER is the digits of the safety number, not '%s'", operands[i]);
         len += (size_t)more;
     }
-    if (a->compared && len > 0)
-        return args_error(c, "NUMBER and --compared exclude each other");
     r = cli_connect(c);
     if (r)
         return r;
-    if (!a->compared && len == 0)
+    if (len == 0)
         return show_number(c, operands[0]);
-    r = e2eectl_contact_verify(c->h, operands[0], len ? number : NULL);
+    r = e2eectl_contact_verify(c->h, operands[0], number);
     return r ? fail_call(c, r) : 0;
 }
 
@@ -206,10 +200,6 @@ static const struct opt add_options[] = {
         {"uid", OPT_STRING, offsetof(struct uid_args, uid), "UID", "only if the user has this uid", 0, NULL},
         {NULL, OPT_FLAG, 0, NULL, NULL, 0, NULL},
 };
-static const struct opt verify_options[] = {
-        {"compared", OPT_FLAG, offsetof(struct verify_args, compared), NULL, "the numbers were compared and are the same", 0, NULL},
-        {NULL, OPT_FLAG, 0, NULL, NULL, 0, NULL},
-};
 static const struct opt trust_options[] = {
         {"uid", OPT_STRING, offsetof(struct uid_args, uid), "UID", "the new uid, when the key has changed", 0, NULL},
         {"policy", OPT_CHOICE, offsetof(struct uid_args, policy), "P", "at the next change of the key: block, hold or accept", 0,
@@ -231,8 +221,6 @@ static const struct verb contact_verbs[] = {
                 .summary = "mark the key as verified by the safety number",
                 .help = "Without NUMBER it shows the number to compare. NUMBER is the one that the other side reads out; if it differs, nothing is "
                         "marked and the exit code is 77.",
-                .options = verify_options,
-                .args_size = sizeof(struct verify_args),
                 .run = run_verify},
         {.name = "trust",
                 .operands = "USER",

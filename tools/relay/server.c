@@ -277,7 +277,7 @@ static void fill_info(struct lws_context_creation_info *info, struct server *s, 
     info->alpn = "http/1.1";
     info->server_string = "e2ee-relay";
     info->options = LWS_SERVER_OPTION_LIBUV | LWS_SERVER_OPTION_FAIL_UPON_UNABLE_TO_BIND |
-                    LWS_SERVER_OPTION_EXPLICIT_VHOSTS | LWS_SERVER_OPTION_HTTP_HEADERS_SECURITY_BEST_PRACTICES_ENFORCE;
+                    LWS_SERVER_OPTION_EXPLICIT_VHOSTS;
     if (!o->ipv6)
         info->options |= LWS_SERVER_OPTION_DISABLE_IPV6;
     if (!o->tls_cert)
