@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "internal.h"
+#include "log.h"
 
 #define NEAREST 3u
 
@@ -18,16 +19,31 @@ static bool set_errors(struct ipc_client *c, const struct mp_value *wish)
     return true;
 }
 
+/* What a caller wrote, fit for a terminal. */
+static void printable(char shown[RPC_MAX_METHOD + 1], const uint8_t *p, size_t n)
+{
+    if (n > RPC_MAX_METHOD)
+        n = RPC_MAX_METHOD;
+    for (size_t i = 0; i < n; i++)
+        shown[i] = p[i] >= 0x20 && p[i] < 0x7f ? (char)p[i] : '?';
+    shown[n] = '\0';
+}
+
 static void hello(struct ipc_client *c, uint32_t msgid, const struct mp_value *params)
 {
     CLEANUP_BUF struct buf b = {0};
-    struct mp_value wish;
+    char client[RPC_MAX_METHOD + 1];
+    struct mp_value v;
     struct mp_map m;
 
     buf_init(&b, RPC_MAX_MESSAGE);
-    if (mp_map_get(params, "errors", &wish) && !set_errors(c, &wish)) {
+    if (mp_map_get(params, "errors", &v) && !set_errors(c, &v)) {
         request_refuse(c, msgid, API_INVALID_PARAMS, 0, "errors is \"array\", \"map\" or \"string\"");
         return;
+    }
+    if (mp_map_get(params, "client", &v)) {
+        printable(client, v.bytes, v.count);
+        log_debug("ipc-hello", "client %s of uid %ld", client, (long)(int)c->uid);
     }
     mp_map_begin(&m, &b);
     mp_put_str(mp_key(&m, "version"), E2EED_VERSION);
@@ -124,11 +140,7 @@ void unknown_method_text(char *text, size_t size, const void *name, size_t n)
 
     if (n > RPC_MAX_METHOD)
         n = RPC_MAX_METHOD;
-    for (size_t i = 0; i < n; i++) {
-        uint8_t byte = ((const uint8_t *)name)[i];
-        shown[i] = byte > 0x20 && byte < 0x7f ? (char)byte : '?';
-    }
-    shown[n] = '\0';
+    printable(shown, name, n);
     found = find_nearest(name, n, best);
     at = append(text, size, 0, "unknown method ", shown);
     for (size_t i = 0; i < found; i++)

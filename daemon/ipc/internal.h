@@ -114,9 +114,12 @@ struct ipc {
     size_t n_clients;
     unsigned depth;
     uint64_t last_seq;
+    bool stalled; /* some client is */
     uint8_t scratch[IPC_SCRATCH];
 };
 
+/* strdup(), but by malloc() of this program, so that tests can make it fail. */
+char *ipc_strdup(const char *s) MUST_USE;
 void ipc_enter(struct ipc *ipc);
 void ipc_leave(struct ipc *ipc);
 

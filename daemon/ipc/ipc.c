@@ -4,6 +4,14 @@
 
 #include "internal.h"
 
+char *ipc_strdup(const char *s)
+{
+    size_t n = strlen(s) + 1;
+    char *copy = malloc(n);
+
+    return copy ? memcpy(copy, s, n) : NULL;
+}
+
 void ipc_enter(struct ipc *ipc)
 {
     ipc->depth++;
@@ -23,7 +31,7 @@ void ipc_leave(struct ipc *ipc)
 
 static int copy_settings(struct ipc *ipc, const uid_t *uids, size_t n_uids)
 {
-    ipc->account = strdup("default");
+    ipc->account = ipc_strdup("default");
     ipc->uids = calloc(n_uids + 1, sizeof(*uids));
     if (!ipc->account || !ipc->uids)
         return -ENOMEM;
@@ -92,6 +100,7 @@ static void serve_subscribers(struct ipc *ipc)
 {
     struct ipc_client *c, *next;
 
+    ipc->stalled = false;
     for (c = TAILQ_FIRST(&ipc->clients); c; c = next) {
         next = TAILQ_NEXT(c, link);
         c->stalled = false;
@@ -116,7 +125,7 @@ static void rewind_subscribers(struct ipc *ipc, uint64_t last_seq)
 
 void ipc_commit(struct ipc *ipc, uint64_t last_seq)
 {
-    bool more = last_seq > ipc->last_seq;
+    bool more = last_seq > ipc->last_seq || ipc->stalled;
 
     ipc_enter(ipc);
     if (last_seq < ipc->last_seq)
@@ -137,7 +146,7 @@ void ipc_abort(struct ipc *ipc, enum api_error error, const char *text)
 
 void ipc_set_account(struct ipc *ipc, const char *account)
 {
-    char *copy = strdup(account);
+    char *copy = ipc_strdup(account);
 
     if (!copy)
         return;

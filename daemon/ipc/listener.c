@@ -112,7 +112,7 @@ static int check_inherited(int fd)
 /* The directory of path, made if it is missing, in mode 0700. Others may only write there if the directory is sticky. */
 static int open_directory(const char *path, int *ret_fd)
 {
-    CLEANUP_FREE char *dir = strdup(path);
+    CLEANUP_FREE char *dir = ipc_strdup(path);
     CLEANUP_FD int fd = -1;
     struct stat st;
     char *slash;
@@ -212,7 +212,7 @@ static int listen_at(struct ipc *ipc, const char *path)
         return -errno;
     ipc->dev = st.st_dev;
     ipc->ino = st.st_ino;
-    ipc->path = strdup(path);
+    ipc->path = ipc_strdup(path);
     if (!ipc->path)
         (void)unlink(path);
     return !ipc->path ? -ENOMEM : listen(ipc->fd, SOMAXCONN) < 0 ? -errno : 0;

@@ -71,6 +71,7 @@ static void feed(struct ipc_client *c)
     else if (r >= 0 && !f.full && next > f.last)
         s->cursor = next;
     c->stalled = r < 0 || s->cursor == before;
+    c->ipc->stalled = c->ipc->stalled || c->stalled;
 }
 
 void stream_serve(struct ipc_client *c)

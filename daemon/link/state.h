@@ -51,7 +51,7 @@ void link_flush(struct link *l);
 void link_leave(struct link *l);
 
 void stream_established(struct link *l);
-int stream_received(struct link *l, const void *data, size_t n);
+void stream_received(struct link *l, const void *data, size_t n);
 void stream_pong(struct link *l, const void *data, size_t n);
 int stream_writable(struct link *l);
 /* What the peer's close frame says: u16 code, big-endian, and text. */

@@ -9,7 +9,7 @@
 #define REPORT_US ((lws_usec_t)60 * 1000000)
 #define PEER_CLOSING_US ((lws_usec_t)2 * 1000000)
 #define MS_US 1000
-#define CLOSE_GOING_AWAY 1000
+#define CLOSE_NORMAL 1000
 #define CLOSE_TOO_LARGE 1009
 
 /* Gives the peer time to answer the close frame, not more. */
@@ -18,9 +18,11 @@ static void on_closing_timer(lws_sorted_usec_list_t *sul)
     link_end(lws_container_of(sul, struct link, closing_timer));
 }
 
+/* The close frame goes out when the network takes it. */
 static void start_closing(struct link *l)
 {
     l->closing = true;
+    (void)lws_callback_on_writable(l->ws);
     lws_sul_schedule(l->context, 0, &l->closing_timer, on_closing_timer, PEER_CLOSING_US);
 }
 
@@ -75,28 +77,26 @@ void stream_established(struct link *l)
     on_pong_timer(&l->pong_timer);
 }
 
-static int too_large(struct link *l)
+static void too_large(struct link *l)
 {
     link_note(l, CLOSE_TOO_LARGE, "the relay sent a message over %u bytes", RELAY_MAX_MESSAGE);
-    lws_close_reason(l->ws, LWS_CLOSE_STATUS_MESSAGE_TOO_LARGE, NULL, 0);
     start_closing(l);
-    return -1;
 }
 
-int stream_received(struct link *l, const void *data, size_t n)
+void stream_received(struct link *l, const void *data, size_t n)
 {
     if (l->over || l->closing)
-        return 0;
-    if (pipe_message_waits(&l->pipe))
-        return -1;
+        return;
     l->heard_at = lws_now_usecs();
-    if (pipe_message_add(&l->pipe, lws_frame_is_binary(l->ws) ? LINK_DATA : LINK_TEXT, data, n) != 0)
-        return too_large(l);
+    if (pipe_message_waits(&l->pipe) ||
+            pipe_message_add(&l->pipe, lws_frame_is_binary(l->ws) ? LINK_DATA : LINK_TEXT, data, n) != 0) {
+        too_large(l);
+        return;
+    }
     if (lws_is_final_fragment(l->ws)) {
         pipe_message_end(&l->pipe);
         link_flush(l);
     }
-    return 0;
 }
 
 void stream_pong(struct link *l, const void *data, size_t n)
@@ -129,7 +129,8 @@ int stream_writable(struct link *l)
     if (l->over)
         return 0;
     if (l->closing) {
-        lws_close_reason(l->ws, LWS_CLOSE_STATUS_NORMAL, NULL, 0);
+        lws_close_reason(l->ws, l->end_code == CLOSE_TOO_LARGE ? LWS_CLOSE_STATUS_MESSAGE_TOO_LARGE : LWS_CLOSE_STATUS_NORMAL,
+                NULL, 0);
         return -1;
     }
     if (l->ping_wanted && send_ping(l) < 0)
@@ -173,13 +174,12 @@ static void malformed(struct link *l)
 
 static void close_wanted(struct link *l)
 {
-    link_note(l, CLOSE_GOING_AWAY, "closed as asked");
+    link_note(l, CLOSE_NORMAL, "closed as asked");
     if (!l->up || !l->ws) {
         link_end(l);
         return;
     }
     start_closing(l);
-    (void)lws_callback_on_writable(l->ws);
 }
 
 static void send_message(struct link *l, enum lws_write_protocol how, size_t n)

@@ -30,10 +30,11 @@ bool gen_one_in(struct gen *g, unsigned n)
     return gen_below(g, n) == 0;
 }
 
-static const uint64_t boundaries[] = {0, 1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257, 511,
-        512, 513, 1023, 1024, 1025, 1400, 1401, 8192, 8193, 32767, 32768, 65535, 65536, 65537, 98304, 98305, 131072,
-        131073, 1048576, 1048577, 0x7fffffff, 0x80000000, 0xfffffffe, 0xffffffff, UINT64_C(0x100000000),
-        UINT64_C(1) << 53, (UINT64_C(1) << 53) + 1, INT64_MAX, UINT64_C(1) << 63, UINT64_MAX};
+static const uint64_t boundaries[] = {0, 1, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 255, 256, 257,
+        511, 512, 513, 1023, 1024, 1025, 1400, 1401, 8192, 8193, 32767, 32768, 65535, 65536, 65537, 98304,
+        98305, 131072, 131073, 1048576, 1048577, 0x7fffffff, 0x80000000, 0xfffffffe, 0xffffffff,
+        UINT64_C(0x100000000), UINT64_C(1) << 53, (UINT64_C(1) << 53) + 1, INT64_MAX, UINT64_C(1) << 63,
+        UINT64_MAX};
 
 uint64_t gen_boundary(struct gen *g)
 {

@@ -19,6 +19,7 @@
 #include <sys/wait.h>
 #include <time.h>
 
+#include "failalloc.h"
 #include "internal.h"
 #include "log.h"
 
@@ -1020,8 +1021,9 @@ static void test_log_that_cannot_be_read(void **state)
     expect(f, &p, "[1,1,null,{}]");
     expect_nothing(f, &p);
     f->read_result = 0;
+    expect_events(f, &p, 1, 2); /* tried again without a new event */
     f->n_events = f->last_seq = 3;
-    expect_events(f, &p, 1, 3);
+    expect_events(f, &p, 3, 3);
     peer_close(&p);
 }
 
@@ -1414,6 +1416,91 @@ static void test_answer_after_the_end(void **state)
     ipc_free(NULL);
 }
 
+static void put_requests(struct buf *b)
+{
+    static const char *const requests[] = {STATUS(1), WAIT(2), "[0,3,\"subscribe\",[{\"after\":0}]]",
+            "[0,4,\"users\",[]]", "[0,5,\"nonsense\",[]]", "[0,6,\"hello\",[{\"errors\":\"map\"}]]",
+            "[0,7,\"api_info\",[]]", "[0,8,\"wait\",[{}]]", STATUS(9)};
+    const struct peer plain = {.framed = false};
+
+    for (size_t i = 0; i < ARRAY_SIZE(requests); i++)
+        encode(&plain, requests[i], b);
+}
+
+/* A conversation in which the k-th allocation fails. True if it did. */
+static bool converse(struct fixture *f, const struct buf *requests, unsigned long k)
+{
+    size_t cut = requests->len - 3; /* the last request comes in two pieces */
+    int fd = dial(f->path);
+    bool failed;
+
+    assert_true(fd >= 0);
+    failalloc_arm(k);
+    pump(f);
+    (void)!send(fd, requests->data, cut, MSG_NOSIGNAL);
+    pump(f);
+    (void)!send(fd, requests->data + cut, requests->len - cut, MSG_NOSIGNAL);
+    f->n_events++;
+    f->last_seq++;
+    pump(f);
+    for (size_t i = 0; i < f->n_held; i++)
+        ipc_fail(f->held[i], API_TIMEOUT, 0, "in time");
+    f->n_held = 0;
+    pump(f);
+    failed = failalloc_disarm();
+    (void)close(fd);
+    for (unsigned i = 0; i < 5; i++)
+        pump(f);
+    return failed;
+}
+
+/* Whatever fails, it costs at most that client, and the next one is served. */
+static void test_allocation_failures(void **state)
+{
+    struct fixture *f = *state;
+    CLEANUP_BUF struct buf b;
+    unsigned long k = 1;
+
+    log_init("test_ipc", 0);
+    buf_init(&b, 65536);
+    put_requests(&b);
+    for (; converse(f, &b, k); k++) {
+        struct peer p = peer_open(f);
+        assert_int_equal(ipc_clients(f->ipc), 1);
+        say(f, &p, STATUS(1));
+        expect(f, &p, ALICE(1));
+        peer_close(&p);
+        pump(f);
+        assert_int_equal(ipc_clients(f->ipc), 0);
+    }
+    assert_true(k > 10);
+}
+
+static void test_start_without_memory(void **state)
+{
+    struct fixture *f = *state;
+    struct ipc *ipc = NULL;
+    unsigned long k = 1;
+    char path[128];
+    int r;
+
+    (void)snprintf(path, sizeof(path), "%s/run/second.sock", f->dir);
+    for (;; k++) {
+        failalloc_arm(k);
+        r = ipc_new(f->base, path, -1, NULL, 0, &callbacks, f, &ipc);
+        if (!failalloc_disarm())
+            break;
+        assert_int_equal(r, -ENOMEM);
+        assert_null(ipc);
+        assert_int_equal(failalloc_live(), 0);
+        assert_int_not_equal(access(path, F_OK), 0);
+    }
+    assert_int_equal(r, 0);
+    assert_true(k > 4);
+    ipc_free(ipc);
+    assert_int_not_equal(access(path, F_OK), 0);
+}
+
 static uint64_t now_ns(void)
 {
     struct timespec t;
@@ -1504,6 +1591,8 @@ int main(void)
             T(test_client_limit),
             T(test_out_of_descriptors),
             T(test_answer_after_the_end),
+            T(test_allocation_failures),
+            T(test_start_without_memory),
             T(test_cost),
     };
 

@@ -71,25 +71,85 @@ static void print_message(const struct cli *c, const struct e2eectl_value *event
     (void)putchar('\n');
 }
 
-static void print_other(const struct cli *c, const struct e2eectl_value *event, const char *type)
+/* How people read the events; {key} is a member, and a part in [] is left out where its member is missing. */
+static const struct {
+    const char *type, *format;
+} formats[] = {
+        {"connected", "connected to {relay}"},
+        {"disconnected", "disconnected[: {reason}]"},
+        {"error", "error {code}: {text}[ (from {from})]"},
+        {"message_ack", "message {id} to {to}: {state}[, {reason}]"},
+        {"key_changed", "the key of {user} has changed; see: e2eectl contact show {user}"},
+        {"session_reset", "new session with {user}[: {reason}]"},
+        {"raw", "raw: {text}"},
+        {"gap", "events {from} to {to} are no longer kept"},
+};
+
+static void print_member(const struct e2eectl_value *v)
 {
-    (void)print_time(c, event);
-    (void)fputs("* ", stdout);
+    CLEANUP_TEXT char *json = NULL;
+    const char *s = e2eectl_value_string(v);
+
+    if (s)
+        out_string(s);
+    else if (v && e2eectl_value_json(v, &json) == 0)
+        out_string(json);
+    else
+        (void)putchar('?');
+}
+
+static const struct e2eectl_value *member(const struct e2eectl_value *event, const char *brace)
+{
+    char key[32];
+
+    (void)snprintf(key, sizeof(key), "%.*s", (int)strcspn(brace + 1, "}"), brace + 1);
+    return e2eectl_value_get(event, key);
+}
+
+static void print_format(const struct e2eectl_value *event, const char *f)
+{
+    for (; *f; f++) {
+        if (*f == '[' && !member(event, strchr(f, '{')))
+            f = strchr(f, ']');
+        else if (*f == '{') {
+            print_member(member(event, f));
+            f = strchr(f, '}');
+        } else if (*f != '[' && *f != ']') {
+            (void)putchar(*f);
+        }
+    }
+}
+
+/* An event of a release that is newer than this program. */
+static void print_members(const struct e2eectl_value *event, const char *type)
+{
     out_string(type);
     for (const struct e2eectl_value *v = e2eectl_value_first(event); v; v = e2eectl_value_next(v)) {
-        CLEANUP_TEXT char *json = NULL;
-        const char *key = e2eectl_value_key(v), *s = e2eectl_value_string(v);
+        const char *key = e2eectl_value_key(v);
 
         if (strcmp(key, "seq") == 0 || strcmp(key, "type") == 0 || strcmp(key, "time") == 0)
             continue;
         (void)putchar(' ');
         out_string(key);
         (void)putchar('=');
-        if (s)
-            out_string(s);
-        else if (e2eectl_value_json(v, &json) == 0)
-            out_string(json);
+        print_member(v);
     }
+}
+
+static void print_other(const struct cli *c, const struct e2eectl_value *event, const char *type)
+{
+    const char *format = NULL;
+
+    for (size_t i = 0; i < COUNT_OF(formats); i++) {
+        if (strcmp(formats[i].type, type) == 0)
+            format = formats[i].format;
+    }
+    (void)print_time(c, event);
+    (void)fputs("* ", stdout);
+    if (format)
+        print_format(event, format);
+    else
+        print_members(event, type);
     (void)putchar('\n');
 }
 
