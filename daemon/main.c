@@ -160,7 +160,10 @@ static int open_store(const struct config *c, struct store **ret_store)
     if (r == 0)
         r = store_key_file(c->key_file, true, key);
     if (r < 0) {
-        (void)fprintf(stderr, "e2eed: storage key %s: %s%s\n", c->key_file, strerror(-r), r == -EPERM ? " (it must be ours alone: chmod 600)" : "");
+        (void)fprintf(stderr, "e2eed: storage key %s: %s%s\n", c->key_file, strerror(-r),
+                r == -EPERM        ? " (it must be ours alone: chmod 600)"
+                        : r == -EINVAL ? " (it must hold 32 random bytes or 64 hexadecimal digits)"
+                                       : "");
         sodium_free(key);
         return r == -EPERM || r == -EACCES ? EX_NOPERM : EX_IOERR;
     }

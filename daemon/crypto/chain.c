@@ -129,6 +129,19 @@ void message_keys(const crypto_hash_sha256_state *ad, uint8_t type, struct span 
     (void)crypto_auth_hmacsha512_final(&w->hmac512, w->keys);
 }
 
+bool body_open(const crypto_hash_sha256_state *ad, const struct envelope_view *view, uint8_t type, struct work *w,
+        uint8_t *ret_plaintext)
+{
+    int com, tag;
+    message_keys(ad, type, view->header, view->nonce, w);
+    com = sodium_memcmp(view->com, w->keys + KEY_LEN, COM_LEN);
+    tag = crypto_aead_xchacha20poly1305_ietf_decrypt(ret_plaintext, NULL, NULL, view->ciphertext.p,
+            view->ciphertext.n, w->ad_hash, HASH_LEN, view->nonce, w->keys);
+    CT_PUBLIC(&com, sizeof(com));
+    CT_PUBLIC(&tag, sizeof(tag));
+    return (com | tag) == 0;
+}
+
 static bool offer_due(const struct ratchet *r, uint64_t now_ms)
 {
     bool late = now_ms > r->kem_ms && now_ms - r->kem_ms >= RATCHET_KEM_MS;

@@ -181,21 +181,6 @@ static bool handshake_fits(const struct ratchet *r, const struct envelope_view *
     return sodium_memcmp(digest, r->handshake_hash, HASH_LEN) == 0;
 }
 
-/* com and tag are both computed and judged, whatever either says. */
-static bool open_body(struct ratchet *r, const struct envelope_view *view, uint8_t type, uint8_t *ret_plaintext)
-{
-    struct work *w = &r->work;
-    int com, tag;
-
-    message_keys(&r->ad_receive, type, view->header, view->nonce, w);
-    com = sodium_memcmp(view->com, w->keys + KEY_LEN, COM_LEN);
-    tag = crypto_aead_xchacha20poly1305_ietf_decrypt(ret_plaintext, NULL, NULL, view->ciphertext.p,
-            view->ciphertext.n, w->ad_hash, HASH_LEN, view->nonce, w->keys);
-    CT_PUBLIC(&com, sizeof(com));
-    CT_PUBLIC(&tag, sizeof(tag));
-    return (com | tag) == 0;
-}
-
 /* After a header that is no good the body is judged all the same, under a key of zeros, so that time tells nothing. */
 static int open_message(struct ratchet *r, const struct envelope_view *view, uint64_t now_ms, uint8_t *ret_plaintext,
         struct header *ret_header)
@@ -216,7 +201,7 @@ static int open_message(struct ratchet *r, const struct envelope_view *view, uin
         sodium_memzero(r->work.mk, KEY_LEN);
         ret_header->type = 0;
     }
-    body_ok = open_body(r, view, ret_header->type, ret_plaintext);
+    body_ok = body_open(&r->ad_receive, view, ret_header->type, &r->work, ret_plaintext);
     return status == 0 && body_ok ? 0 : RATCHET_FAILED;
 }
 

@@ -152,6 +152,9 @@ bool header_open(const struct ratchet *r, const struct chain_id *id, struct span
 /* ek and com of w->mk, and H(AD), into w. */
 void message_keys(const crypto_hash_sha256_state *ad, uint8_t type, struct span sealed_header,
         const uint8_t nonce[NONCE_LEN], struct work *w);
+/* Opens ciphertext and com under w->mk: both are computed and judged, whatever either says. */
+bool body_open(const crypto_hash_sha256_state *ad, const struct envelope_view *view, uint8_t type, struct work *w,
+        uint8_t *ret_plaintext) MUST_USE;
 /*
  * Opening a sending chain: prepare computes it (RK, DHs, KEM) into r->send_step and changes nothing else, adopt makes it
  * current. 0, RATCHET_BAD_PEER for a remote key of low order, negative errno.

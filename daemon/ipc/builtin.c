@@ -62,7 +62,8 @@ static void api_info(struct ipc_client *c, uint32_t msgid)
     request_answer(c, msgid, &b);
 }
 
-bool builtin_call(struct ipc_client *c, uint32_t msgid, const struct api_method *m, const struct mp_value *params)
+bool builtin_call(
+        struct ipc_client *c, uint32_t msgid, const struct api_method *m, const struct mp_value *params)
 {
     if (strcmp(m->name, "hello") == 0)
         hello(c, msgid, params);

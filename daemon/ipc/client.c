@@ -93,8 +93,8 @@ void client_end(struct ipc_client *c)
 static bool listens(const struct ipc_client *c)
 {
     return (c->state == CLIENT_OPEN || c->state == CLIENT_HALF_CLOSED) && !c->broken &&
-            client_queued(c) < IPC_READ_STOP &&
-            c->n_pending + c->held_ids.len / sizeof(uint32_t) < IPC_MAX_PENDING;
+           client_queued(c) < IPC_READ_STOP &&
+           c->n_pending + c->held_ids.len / sizeof(uint32_t) < IPC_MAX_PENDING;
 }
 
 static bool finished(const struct ipc_client *c)
@@ -102,7 +102,8 @@ static bool finished(const struct ipc_client *c)
     return c->state == CLIENT_HALF_CLOSED && !c->in_ready && c->n_pending == 0 && client_queued(c) == 0;
 }
 
-/* Goodbye is said before the rest of its bytes is read: a client that is still writing would otherwise not get to the error. */
+/* Goodbye is said before the rest of its bytes is read: a client that is still writing would otherwise not
+ * get to the error. */
 static void shut_down(struct ipc_client *c)
 {
     (void)shutdown(c->fd, SHUT_WR);
@@ -147,7 +148,7 @@ static size_t take_messages(struct ipc_client *c, const uint8_t *p, size_t n, un
     const char *why = NULL;
     int status = WIRE_OK;
 
-    while (used < n && *budget > 0 && listens(c)) {
+    while (used<n && * budget> 0 && listens(c)) {
         status = rpc_read(p + used, n - used, &c->framing, &m, &len, &why);
         if (status != WIRE_OK)
             break;

@@ -1,11 +1,11 @@
 /*
- * What the files of this layer share. ipc.c is the server as a whole, listener.c accepts, client.c reads and steers a connection, output.c holds what waits
- * for it, request.c turns messages into requests and answers into messages, builtin.c answers hello and api_info,
- * stream.c feeds subscriptions.
+ * What the files of this layer share. ipc.c is the server as a whole, listener.c accepts, client.c reads and
+ * steers a connection, output.c holds what waits for it, request.c turns messages into requests and answers
+ * into messages, builtin.c answers hello and api_info, stream.c feeds subscriptions.
  *
- * A connection is never freed while a callback of this layer is on the stack: client_close() detaches it at once and
- * ipc_leave() of the outermost ipc_enter() frees it. So the application may answer, commit and abort from inside its
- * callbacks.
+ * A connection is never freed while a callback of this layer is on the stack: client_close() detaches it at
+ * once and ipc_leave() of the outermost ipc_enter() frees it. So the application may answer, commit and abort
+ * from inside its callbacks.
  */
 #ifndef E2EE_IPC_INTERNAL_H
 #define E2EE_IPC_INTERNAL_H
@@ -16,21 +16,21 @@
 #include "ipc.h"
 #include "rpc.h"
 
-#define IPC_SCRATCH 65536u             /* read at once */
-#define IPC_TURN_MESSAGES 256u         /* of one client, per wake-up */
-#define IPC_TURN_BYTES 262144u         /* likewise */
-#define IPC_TURN_READS 16u             /* of the event log for one client, per wake-up */
-#define IPC_ACCEPT_BATCH 64u           /* connections accepted per wake-up */
-#define IPC_ACCEPT_PAUSE_MS 1000u      /* after running out of descriptors or memory */
-#define IPC_SURPLUS_CLIENTS 16u        /* beyond IPC_MAX_CLIENTS: their first request is answered with an error */
-#define IPC_FRAMING_BYTES 16u          /* most that framing adds to a message */
-#define IPC_ERROR_RESERVE 65536u       /* of IPC_MAX_QUEUE, kept for errors */
+#define IPC_SCRATCH 65536u        /* read at once */
+#define IPC_TURN_MESSAGES 256u    /* of one client, per wake-up */
+#define IPC_TURN_BYTES 262144u    /* likewise */
+#define IPC_TURN_READS 16u        /* of the event log for one client, per wake-up */
+#define IPC_ACCEPT_BATCH 64u      /* connections accepted per wake-up */
+#define IPC_ACCEPT_PAUSE_MS 1000u /* after running out of descriptors or memory */
+#define IPC_SURPLUS_CLIENTS 16u   /* beyond IPC_MAX_CLIENTS: their first request is answered with an error */
+#define IPC_FRAMING_BYTES 16u     /* most that framing adds to a message */
+#define IPC_ERROR_RESERVE 65536u  /* of IPC_MAX_QUEUE, kept for errors */
 /* Below half of the queue by as much as makes the largest answer fit. */
 #define IPC_READ_STOP (IPC_MAX_QUEUE / 2 - 2 * IPC_ERROR_RESERVE)
-#define IPC_KEEP_BUFFER 65536u         /* an empty buffer larger than this is given back */
-#define IPC_WATCH_MS 250u              /* how often a client that is not read is asked whether it is still there */
-#define IPC_DISCARD_MS 2000u           /* how long the rest of a malformed stream is read and dropped */
-#define IPC_MAX_ERROR_TEXT 512u        /* "NAME: text", bytes */
+#define IPC_KEEP_BUFFER 65536u  /* an empty buffer larger than this is given back */
+#define IPC_WATCH_MS 250u       /* how often a client that is not read is asked whether it is still there */
+#define IPC_DISCARD_MS 2000u    /* how long the rest of a malformed stream is read and dropped */
+#define IPC_MAX_ERROR_TEXT 512u /* "NAME: text", bytes */
 
 enum error_shape { ERRORS_ARRAY, ERRORS_MAP, ERRORS_STRING };
 
@@ -163,13 +163,16 @@ void request_dispatch(struct ipc_client *c, const struct rpc_message *m);
 void request_malformed(struct ipc_client *c, const void *p, size_t n, const char *why);
 /* Answers of this layer itself: not held. */
 void request_answer(struct ipc_client *c, uint32_t msgid, const struct buf *result);
-void request_refuse(struct ipc_client *c, uint32_t msgid, enum api_error error, uint32_t retry_after_ms, const char *text);
+void request_refuse(struct ipc_client *c, uint32_t msgid, enum api_error error, uint32_t retry_after_ms,
+        const char *text);
 /* One error in the shape that the client asked for. */
-void error_put(struct buf *b, enum error_shape shape, enum api_error error, uint32_t retry_after_ms, const char *text);
+void error_put(struct buf *b, enum error_shape shape, enum api_error error, uint32_t retry_after_ms,
+        const char *text);
 
 /* builtin.c */
 /* True if the method is the server's own; then it has been answered. */
-bool builtin_call(struct ipc_client *c, uint32_t msgid, const struct api_method *m, const struct mp_value *params);
+bool builtin_call(
+        struct ipc_client *c, uint32_t msgid, const struct api_method *m, const struct mp_value *params);
 /* "unknown method …" with the nearest names. */
 void unknown_method_text(char *text, size_t size, const void *name, size_t n);
 

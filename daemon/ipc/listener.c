@@ -109,7 +109,8 @@ static int check_inherited(int fd)
     return evutil_make_socket_nonblocking(fd) < 0 || evutil_make_socket_closeonexec(fd) < 0 ? -errno : 0;
 }
 
-/* The directory of path, made if it is missing, in mode 0700. Others may only write there if the directory is sticky. */
+/* The directory of path, made if it is missing, in mode 0700. Others may only write there if the directory is
+ * sticky. */
 static int open_directory(const char *path, int *ret_fd)
 {
     CLEANUP_FREE char *dir = ipc_strdup(path);
@@ -128,7 +129,8 @@ static int open_directory(const char *path, int *ret_fd)
     if (fd < 0 || fstat(fd, &st) < 0)
         return -errno;
     if ((st.st_uid != geteuid() && st.st_uid != 0) || ((st.st_mode & 022) && !(st.st_mode & S_ISVTX))) {
-        log_error("ipc-socket", "the directory of %s may be written by others; it must be yours with mode 0700", path);
+        log_error("ipc-socket",
+                "the directory of %s may be written by others; it must be yours with mode 0700", path);
         return -EPERM;
     }
     *ret_fd = fd;
@@ -171,8 +173,8 @@ static int remove_stale(const struct sockaddr_un *address)
 }
 
 /*
- * The mode is that of the descriptor at bind(). Where others are let in by uid, the file must let them connect; their
- * credentials are checked at accept.
+ * The mode is that of the descriptor at bind(). Where others are let in by uid, the file must let them
+ * connect; their credentials are checked at accept.
  */
 static int bind_with_mode(int fd, const struct sockaddr_un *address, mode_t mode)
 {

@@ -22,7 +22,8 @@ static void error_line(char line[IPC_MAX_ERROR_TEXT + 1], const char *name, cons
             line[i] = '?';
 }
 
-static void error_put_map(struct buf *b, const struct api_error_info *info, uint32_t retry_after_ms, const char *text)
+static void error_put_map(
+        struct buf *b, const struct api_error_info *info, uint32_t retry_after_ms, const char *text)
 {
     char line[IPC_MAX_ERROR_TEXT + 1];
 
@@ -40,7 +41,8 @@ static void error_put_map(struct buf *b, const struct api_error_info *info, uint
     }
 }
 
-void error_put(struct buf *b, enum error_shape shape, enum api_error error, uint32_t retry_after_ms, const char *text)
+void error_put(struct buf *b, enum error_shape shape, enum api_error error, uint32_t retry_after_ms,
+        const char *text)
 {
     const struct api_error_info *info = api_error_info(error);
     char line[IPC_MAX_ERROR_TEXT + 1];
@@ -59,8 +61,8 @@ void error_put(struct buf *b, enum error_shape shape, enum api_error error, uint
     mp_put_str(b, line);
 }
 
-static void put_error_response(struct buf *out, const struct ipc_client *c, uint32_t msgid, enum api_error error,
-        uint32_t retry_after_ms, const char *text)
+static void put_error_response(struct buf *out, const struct ipc_client *c, uint32_t msgid,
+        enum api_error error, uint32_t retry_after_ms, const char *text)
 {
     CLEANUP_BUF struct buf value = {0};
 
@@ -76,7 +78,8 @@ static bool queue_overflows(const struct ipc_client *c, size_t n)
     return client_queued(c) + n > IPC_MAX_QUEUE;
 }
 
-void request_refuse(struct ipc_client *c, uint32_t msgid, enum api_error error, uint32_t retry_after_ms, const char *text)
+void request_refuse(
+        struct ipc_client *c, uint32_t msgid, enum api_error error, uint32_t retry_after_ms, const char *text)
 {
     struct buf *out = output_buf(c, IPC_MAX_ERROR_TEXT);
 
@@ -85,22 +88,25 @@ void request_refuse(struct ipc_client *c, uint32_t msgid, enum api_error error, 
 }
 
 /* Why result cannot be the answer; API_OK if it can. */
-static enum api_error judge_result(const struct ipc_client *c, const struct buf *result, char text[API_MAX_TEXT])
+static enum api_error judge_result(
+        const struct ipc_client *c, const struct buf *result, char text[API_MAX_TEXT])
 {
     int status = buf_status(result);
 
     if (status == -EMSGSIZE || result->len + IPC_FRAMING_BYTES > RPC_MAX_MESSAGE) {
-        (void)snprintf(text, API_MAX_TEXT, "the answer is longer than the %u bytes of a message; ask for less at once",
-                RPC_MAX_MESSAGE);
+        (void)snprintf(text, API_MAX_TEXT,
+                "the answer is longer than the %u bytes of a message; ask for less at once", RPC_MAX_MESSAGE);
         return API_TOO_LARGE;
     }
     if (status) {
-        (void)snprintf(text, API_MAX_TEXT, "out of memory for the answer; the request itself was carried out");
+        (void)snprintf(
+                text, API_MAX_TEXT, "out of memory for the answer; the request itself was carried out");
         return API_INTERNAL;
     }
     if (queue_overflows(c, result->len + IPC_ERROR_RESERVE)) {
         (void)snprintf(text, API_MAX_TEXT,
-                "the request was carried out, but more than %u bytes of answers wait to be read", IPC_MAX_QUEUE);
+                "the request was carried out, but more than %u bytes of answers wait to be read",
+                IPC_MAX_QUEUE);
         return API_QUEUE_FULL;
     }
     return API_OK;
@@ -190,7 +196,8 @@ static void refuse_surplus(struct ipc_client *c, uint32_t msgid)
 {
     char text[API_MAX_TEXT];
 
-    (void)snprintf(text, sizeof(text), "at most %u programs may be connected; try again later", IPC_MAX_CLIENTS);
+    (void)snprintf(
+            text, sizeof(text), "at most %u programs may be connected; try again later", IPC_MAX_CLIENTS);
     request_refuse(c, msgid, API_QUEUE_FULL, IPC_ACCEPT_PAUSE_MS, text);
     client_end(c);
 }
@@ -247,7 +254,8 @@ static struct ipc_client *request_done(struct ipc_request *req)
     return c;
 }
 
-static void hold_error(struct ipc_client *c, uint32_t msgid, enum api_error error, uint32_t retry_after_ms, const char *text)
+static void hold_error(
+        struct ipc_client *c, uint32_t msgid, enum api_error error, uint32_t retry_after_ms, const char *text)
 {
     put_error_response(&c->held, c, msgid, error, retry_after_ms, text);
     if (queue_overflows(c, 0) && !c->held.error)

@@ -14,7 +14,7 @@ struct feed {
 bool stream_wants(const struct ipc_client *c)
 {
     return c->subscription.active && c->state == CLIENT_OPEN && !c->broken && !c->stalled &&
-            c->subscription.cursor < c->ipc->last_seq;
+           c->subscription.cursor < c->ipc->last_seq;
 }
 
 /* In place of an event that no message can hold. */

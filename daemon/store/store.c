@@ -316,14 +316,23 @@ int store_last(struct store *s, uint8_t map, uint8_t ret_key[STORE_MAX_KEY], siz
 }
 
 /*
- * A commit whose fsync failed left a whole transaction in the WAL, which a crash would bring to life: the WAL
- * is emptied. Where the disk is full, that also gives room back. If it fails too, the next commit overwrites
- * the place.
+ * A commit whose fsync failed may lie whole in the WAL, and a crash would bring it to life. So the WAL is
+ * emptied, which also gives room back on a full disk, and begun anew by a commit of the probe record alone.
+ * If the disk refuses that, too, the next commit does it.
  */
 static void bury_failed_commit(struct store *s)
 {
-    if (db_checkpoint(&s->db) != SQLITE_OK)
-        log_warn("store-error", "the log of the failed transaction could not be emptied");
+    static const uint8_t value[PROBE_LEN];
+    int rc = db_checkpoint(&s->db);
+
+    if (rc == SQLITE_OK && db_step(&s->db, DB_BEGIN) == SQLITE_DONE &&
+            db_probe_put(&s->db, s->key, value, PROBE_LEN) == 0)
+        rc = db_step(&s->db, DB_COMMIT);
+    db_end(&s->db, DB_BEGIN);
+    db_end(&s->db, DB_COMMIT);
+    store_rollback(s);
+    if (rc != SQLITE_DONE)
+        log_warn("store-error", "the log of the failed transaction could not be emptied yet");
 }
 
 int store_commit(struct store *s)

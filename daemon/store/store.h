@@ -89,8 +89,8 @@ int store_last(struct store *s, uint8_t map, uint8_t ret_key[STORE_MAX_KEY], siz
 
 /*
  * Ends the turn. Commit: all of it is on the disk, or (any other result) none of it and the transaction is
- * rolled back. One outcome is unknown, as with every disk: power lost between a failed fsync and the next
- * successful write.
+ * rolled back. As with every disk, a failed fsync followed by a crash before any later write succeeded leaves
+ * it open which of the two.
  */
 int store_commit(struct store *s) MUST_USE;
 void store_rollback(struct store *s);

@@ -79,7 +79,8 @@ static int read_kind(
 
 static int check_method(const struct mp_value *method, const char **ret_why)
 {
-    if (method->type != MP_STR)
+    /* Some clients send every string as bin, as Debian's pynvim does. */
+    if (method->type != MP_STR && method->type != MP_BIN)
         return refuse(ret_why, "the method is not a string");
     if (method->count > RPC_MAX_METHOD)
         return refuse(ret_why, "the method is longer than 64 bytes");

@@ -16,7 +16,7 @@ enum rpc_kind { RPC_REQUEST = 0, RPC_RESPONSE = 1, RPC_NOTIFY = 2 };
 struct rpc_message {
     enum rpc_kind kind;
     uint32_t msgid;         /* not for RPC_NOTIFY */
-    struct mp_value method; /* string; not for RPC_RESPONSE */
+    struct mp_value method; /* string or binary; not for RPC_RESPONSE */
     struct mp_value params; /* of any type: api_check_params() says what is wrong; not for RPC_RESPONSE */
     struct mp_value error, result; /* RPC_RESPONSE */
 };

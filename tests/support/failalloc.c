@@ -1,5 +1,7 @@
 #include "failalloc.h"
 
+#include <malloc.h>
+#include <stdint.h>
 #include <stdlib.h>
 
 void *__real_malloc(size_t n);
@@ -14,6 +16,7 @@ void __wrap_free(void *p);
 static unsigned long remaining; /* 0: nothing fails */
 static bool fired;
 static long live;
+static void (*see_freed)(const void *p, size_t n);
 
 void failalloc_arm(unsigned long k)
 {
@@ -31,6 +34,17 @@ bool failalloc_disarm(void)
 long failalloc_live(void)
 {
     return live;
+}
+
+void failalloc_on_free(void (*see)(const void *p, size_t n))
+{
+    see_freed = see;
+}
+
+static void show(const void *p)
+{
+    if (see_freed && p)
+        see_freed(p, malloc_usable_size((void *)(uintptr_t)p));
 }
 
 static bool fails(void)
@@ -59,14 +73,17 @@ void *__wrap_calloc(size_t count, size_t n)
 
 void *__wrap_realloc(void *p, size_t n)
 {
-    void *q = fails() ? NULL : __real_realloc(p, n);
+    void *q;
 
+    show(p);
+    q = fails() ? NULL : __real_realloc(p, n);
     live += !p && q;
     return q;
 }
 
 void __wrap_free(void *p)
 {
+    show(p);
     live -= p != NULL;
     __real_free(p);
 }

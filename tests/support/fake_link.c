@@ -105,7 +105,7 @@ static void flood(void)
 static void misbehave(const char *how)
 {
     if (strcmp(how, "crash") == 0)
-        (void)raise(SIGKILL);
+        (void)raise(SIGABRT);
     else if (strcmp(how, "exit3") == 0)
         _exit(3);
     else if (strcmp(how, "hang") == 0)

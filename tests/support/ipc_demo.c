@@ -237,8 +237,8 @@ static struct demo_message *add_message(
 
 static bool same_message(const struct demo_message *msg, const char *to, const struct mp_value *body)
 {
-    return strcmp(msg->to, to) == 0 && msg->binary == (body->type == MP_BIN) && msg->text.len == body->count &&
-            memcmp(msg->text.data, body->bytes, body->count) == 0;
+    return strcmp(msg->to, to) == 0 && msg->binary == (body->type == MP_BIN) &&
+           msg->text.len == body->count && memcmp(msg->text.data, body->bytes, body->count) == 0;
 }
 
 static void answer_send(struct demo *d, struct ipc_request *req, const struct demo_message *msg)
@@ -392,13 +392,14 @@ static void do_ack(struct demo *d, struct ipc_request *req, const struct mp_valu
     CLEANUP_BUF struct buf b;
     char name[MAX_NAME + 1] = "";
     uint64_t seq = param_uint(params, "seq", 0);
-    struct consumer *consumer = param_str(params, "consumer", name) && name[0] ? find_consumer(d, name) : NULL;
+    struct consumer *consumer =
+            param_str(params, "consumer", name) && name[0] ? find_consumer(d, name) : NULL;
     struct mp_map m;
 
     buf_init(&b, MAX_ANSWER);
     if (!consumer || seq > d->last_seq) {
-        ipc_fail(req, API_INVALID_PARAMS, 0, "ack: consumer is one of at most %u names, seq at most %llu", MAX_CONSUMERS,
-                (unsigned long long)d->last_seq);
+        ipc_fail(req, API_INVALID_PARAMS, 0, "ack: consumer is one of at most %u names, seq at most %llu",
+                MAX_CONSUMERS, (unsigned long long)d->last_seq);
         return;
     }
     if (seq > consumer->cursor)

@@ -226,7 +226,7 @@ static void child_inherits_nothing(void **state)
 static const struct {
     const char *how, *reason;
 } faults[] = {
-        {"crash", "signal 9"},
+        {"crash", "signal 6"},
         {"exit3", "exit status 3"},
         {"hang", "it hung"},
         {"mute", "neither connected nor gave up"},

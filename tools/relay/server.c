@@ -38,12 +38,12 @@ struct session {
     struct conn *conn;
     struct buf rx;   /* a message that came in pieces */
     struct buf echo; /* a text to be sent back; nothing is read while there is one */
-    bool reading, closing;
+    bool reading, closing, close_sent;
 };
 
 static void update_reading(struct session *s)
 {
-    bool want = conn_wants_read(s->conn) && s->echo.len == 0;
+    bool want = s->close_sent || (conn_wants_read(s->conn) && s->echo.len == 0);
 
     if (want == s->reading)
         return;
@@ -172,10 +172,23 @@ static int write_message(struct session *s, struct buf *b, enum lws_write_protoc
     return lws_write(s->wsi, at, n, how) < (int)n ? -1 : 0;
 }
 
-static int finish(struct session *s, uint16_t code)
+/*
+ * The close frame, and then the peer's turn: were the socket closed at once, what the peer still sends would reset it,
+ * and our last messages with it. (lws_close_reason would do, but libwebsockets 4.1 as Debian builds it closes twice on
+ * libuv, which skips the frame.) The timeout is running.
+ */
+static int send_close(struct session *s, uint16_t code)
 {
-    lws_close_reason(s->wsi, (enum lws_close_status)code, NULL, 0);
-    return -1;
+    uint8_t *at = s->server->tx + LWS_PRE;
+
+    at[0] = 0x88; /* final, close */
+    at[1] = 2;
+    at[2] = (uint8_t)(code >> 8);
+    at[3] = (uint8_t)code;
+    s->close_sent = true;
+    buf_done(&s->rx);
+    update_reading(s);
+    return lws_write(s->wsi, at, 4, LWS_WRITE_RAW) < 4 ? -1 : 0;
 }
 
 static int writable(struct session *s)
@@ -184,6 +197,8 @@ static int writable(struct session *s)
     uint16_t code;
     size_t written = 0;
 
+    if (s->close_sent)
+        return 0;
     while (!lws_partial_buffered(s->wsi) && written < WRITE_AT_ONCE) {
         if (s->echo.len) {
             written += s->echo.len;
@@ -199,7 +214,7 @@ static int writable(struct session *s)
     }
     update_reading(s);
     if (conn_finished(s->conn, &code) && !lws_partial_buffered(s->wsi))
-        return finish(s, code);
+        return send_close(s, code);
     if (conn_has_output(s->conn) || s->echo.len || conn_finished(s->conn, &code))
         (void)lws_callback_on_writable(s->wsi);
     return 0;
@@ -213,8 +228,11 @@ static int on_event(struct lws *wsi, enum lws_callback_reasons reason, void *use
     case LWS_CALLBACK_ESTABLISHED:
         return established(lws_context_user(lws_get_context(wsi)), s, wsi);
     case LWS_CALLBACK_RECEIVE:
-        received(s, in, len);
+        if (!s->close_sent)
+            received(s, in, len);
         return 0;
+    case LWS_CALLBACK_WS_PEER_INITIATED_CLOSE:
+        return s->close_sent; /* not answered a second time */
     case LWS_CALLBACK_SERVER_WRITEABLE:
         return s->conn ? writable(s) : 0;
     case LWS_CALLBACK_CLOSED:
