@@ -119,6 +119,7 @@ static struct e2eectl *handle_new(void)
         return NULL;
     h->fd = -1;
     h->timeout_ms = E2EECTL_TIMEOUT_MS;
+    h->framing = RPC_FRAMING_PLAIN; /* as we ask, so we are answered */
     h->last_event = &h->first_event;
     buf_init(&h->in, IN_MAX);
     buf_init(&h->out, OUT_LIMIT + RPC_MAX_MESSAGE + READ_CHUNK);

@@ -205,7 +205,7 @@ class NoDaemon(Case):
     def test_peers_that_are_no_daemon(self):
         r = self.peer(b"HTTP/1.1 400 Bad Request\r\n\r\n", "status")
         self.assertEqual(r.returncode, 70, r)
-        self.assertIn(b"EBADMSG" if False else b"MessagePack", r.stderr)
+        self.assertIn(b"MessagePack", r.stderr)
         r = self.peer(b"", "status")
         self.assertEqual(r.returncode, 69, r)
         self.assertIn(b"closed", r.stderr)
@@ -299,8 +299,9 @@ class Listen(Case):
             self.ok("send", "alice", t, "--wait=delivered")
 
     def test_count_types_and_after(self):
+        since = self.lines("status")[0]["last_seq"]
         self.send("one", "two", "three")
-        e = self.lines("listen", "--after=0", "--types=message", "--count=3")
+        e = self.lines("listen", "--after", str(since), "--types=message", "--count=3")
         self.assertEqual([x["text"] for x in e], ["one", "two", "three"])
         e = self.lines("listen", "--after", str(e[0]["seq"]), "--types=message,message_ack", "--count=4")
         self.assertEqual({x["type"] for x in e}, {"message", "message_ack"})
@@ -310,9 +311,10 @@ class Listen(Case):
         self.ok("listen", "--timeout=100ms")
 
     def test_consumer_goes_on_where_it_stood(self):
+        since = self.lines("status")[0]["last_seq"]
         self.send("a", "b", "c", "d")
-        seen = []
-        for _ in range(4):
+        seen = self.lines("listen", "--consumer=one", "--after", str(since), "--types=message", "--count=1", "--timeout=10s")
+        for _ in range(3):
             seen += self.lines("listen", "--consumer=one", "--types=message", "--count=1", "--timeout=10s")
         self.assertEqual([x["text"] for x in seen], ["a", "b", "c", "d"])
         self.fails(75, "listen", "--consumer=one", "--types=message", "--count=1", "--timeout=200ms")

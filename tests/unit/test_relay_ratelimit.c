@@ -33,7 +33,7 @@ static void test_wait_is_exact(void **state)
     (void)state;
     assert_int_equal(bucket_take(&b, &slow, 1, 7), 0);
     wait = bucket_take(&b, &slow, 1, 7);
-    assert_in_range(wait, 299000, 304000);
+    assert_in_range(wait, 300000, 300100);
     assert_int_not_equal(bucket_take(&b, &slow, 1, 7 + wait - 1), 0);
     assert_int_equal(bucket_take(&b, &slow, 1, 7 + wait), 0);
 }

@@ -116,6 +116,7 @@ int main(int argc, char **argv)
 
     for (size_t i = 0; i < COUNT_OF(verbs); i++)
         table[i] = *verbs[i];
+    (void)setvbuf(stderr, NULL, _IOLBF, 0); /* a message is one write */
     c.color = c.tty && !(no_color && no_color[0]) && term && strcmp(term, "dumb") != 0;
     r = args_run(&c, &root, argc, argv);
     e2eectl_close(c.h);

@@ -153,7 +153,7 @@ static int read_limit(const char *text, struct options *o)
         if (!read_number(equals + 1, UINT32_MAX, &n))
             return usage("--limit %s: not a number up to 4294967295", text);
         /* A burst of four intervals keeps the shape of the defaults. */
-        o->limit[table[i].limit] = (struct limit){.rate = n * 1000 / table[i].seconds, .burst = n * 4};
+        o->limit[table[i].limit] = (struct limit){.rate = n * 1000000 / table[i].seconds, .burst = n * 4};
         return -1;
     }
     return usage("--limit %s: not one of submit, bytes, lookup, connect, register, claim, claim-target, and =N", text);

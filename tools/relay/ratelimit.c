@@ -5,13 +5,14 @@
 #include <string.h>
 
 #define WAYS 8u
+#define MICRO UINT64_C(1000000)
 
 static void refill(struct bucket *b, const struct limit *l, uint64_t now_ms)
 {
-    uint64_t full = l->burst * 1000, gained;
+    uint64_t full = l->burst * MICRO, gained;
 
     if (b->at_ms == 0) {
-        b->millitokens = full;
+        b->microtokens = full;
     } else if (now_ms > b->at_ms) {
         uint64_t ms = now_ms - b->at_ms;
 
@@ -19,36 +20,38 @@ static void refill(struct bucket *b, const struct limit *l, uint64_t now_ms)
         /* Fractions of a token that a quick caller would lose stay in the time. */
         if (gained == 0)
             return;
-        b->millitokens = b->millitokens + gained > full ? full : b->millitokens + gained;
+        b->microtokens = b->microtokens + gained > full ? full : b->microtokens + gained;
     }
     b->at_ms = now_ms > 0 ? now_ms : 1;
 }
 
 uint32_t bucket_take(struct bucket *b, const struct limit *l, uint64_t n, uint64_t now_ms)
 {
-    uint64_t need = n * 1000, full = l->burst * 1000, wait;
+    uint64_t need = n * MICRO, full = l->burst * MICRO, wait;
 
     if (l->rate == 0)
         return 0;
     refill(b, l, now_ms);
     if (need > full)
         need = full;
-    if (b->millitokens >= need) {
-        b->millitokens -= need;
+    if (b->microtokens >= need) {
+        b->microtokens -= need;
         return 0;
     }
-    wait = ((need - b->millitokens) * 1000 + l->rate - 1) / l->rate;
+    wait = ((need - b->microtokens) * 1000 + l->rate - 1) / l->rate;
     return wait > UINT32_MAX ? UINT32_MAX : (uint32_t)wait;
 }
 
 struct slot {
     uint8_t key[crypto_shorthash_siphashx24_BYTES];
+    uint64_t used; /* the table's count at the last use; 0: free */
     struct bucket bucket;
 };
 
 struct bucket_table {
     uint8_t hash_key[crypto_shorthash_siphashx24_KEYBYTES];
     size_t sets;
+    uint64_t uses;
     struct slot slot[];
 };
 
@@ -79,12 +82,14 @@ struct bucket *bucket_table_get(struct bucket_table *t, const void *key, size_t 
     memcpy(&h, hash, sizeof(h));
     set = oldest = &t->slot[h % t->sets * WAYS];
     for (size_t i = 0; i < WAYS; i++) {
-        if (set[i].bucket.at_ms != 0 && memcmp(set[i].key, hash, sizeof(hash)) == 0)
+        if (set[i].used && memcmp(set[i].key, hash, sizeof(hash)) == 0) {
+            set[i].used = ++t->uses;
             return &set[i].bucket;
-        if (set[i].bucket.at_ms < oldest->bucket.at_ms)
+        }
+        if (set[i].used < oldest->used)
             oldest = &set[i];
     }
-    *oldest = (struct slot){0};
+    *oldest = (struct slot){.used = ++t->uses};
     memcpy(oldest->key, hash, sizeof(hash));
     return &oldest->bucket;
 }

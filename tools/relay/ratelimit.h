@@ -8,17 +8,17 @@
 #include "buf.h"
 
 struct limit {
-    uint64_t rate;  /* tokens a second, in thousandths */
+    uint64_t rate;  /* tokens a second, in millionths */
     uint64_t burst; /* tokens */
 };
 
-#define LIMIT_PER_SECOND(n, burst_) {.rate = (uint64_t)(n) * 1000, .burst = (burst_)}
-#define LIMIT_PER_MINUTE(n, burst_) {.rate = (uint64_t)(n) * 1000 / 60, .burst = (burst_)}
-#define LIMIT_PER_HOUR(n, burst_) {.rate = (uint64_t)(n) * 1000 / 3600, .burst = (burst_)}
+#define LIMIT_PER_SECOND(n, burst_) {.rate = (uint64_t)(n) * 1000000, .burst = (burst_)}
+#define LIMIT_PER_MINUTE(n, burst_) {.rate = (uint64_t)(n) * 1000000 / 60, .burst = (burst_)}
+#define LIMIT_PER_HOUR(n, burst_) {.rate = (uint64_t)(n) * 1000000 / 3600, .burst = (burst_)}
 
 /* A zeroed bucket is full: it starts at the first use. */
 struct bucket {
-    uint64_t millitokens;
+    uint64_t microtokens;
     uint64_t at_ms;
 };
 
