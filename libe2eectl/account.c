@@ -43,7 +43,8 @@ static int longest(const char *method)
 }
 
 /* A call whose time the daemon keeps. timeout_ms is at most longest(method). */
-static int timed_call(struct e2eectl *h, const char *method, struct e2eectl_params *p, int timeout_ms, struct e2eectl_value **ret_value)
+static int timed_call(struct e2eectl *h, const char *method, struct e2eectl_params *p, int timeout_ms,
+        struct e2eectl_value **ret_value)
 {
     e2eectl_params_int(p, "timeout_ms", timeout_ms);
     return e2eectl_call(h, method, p, timeout_ms + ANSWER_SLACK_MS, ret_value);
@@ -94,7 +95,8 @@ static void put_send(struct e2eectl_params *p, const struct e2eectl_send_options
         e2eectl_params_bool(p, "require_verified", true);
 }
 
-int e2eectl_send(struct e2eectl *h, const struct e2eectl_send_options *options, char ret_id[E2EECTL_ID_SIZE], uint64_t *ret_seq)
+int e2eectl_send(struct e2eectl *h, const struct e2eectl_send_options *options, char ret_id[E2EECTL_ID_SIZE],
+        uint64_t *ret_seq)
 {
     struct e2eectl_send_options o;
     CLEANUP_PARAMS struct e2eectl_params *p = NULL;
@@ -103,7 +105,9 @@ int e2eectl_send(struct e2eectl *h, const struct e2eectl_send_options *options, 
     int r = options_copy(&o, sizeof(o), options);
 
     if (r)
-        return error_set(&h->error, r, "the options are not valid: set size to sizeof, and no members that this release does not know");
+        return error_set(&h->error, r,
+                "the options are not valid: set size to sizeof, and no members that this release does not "
+                "know");
     r = check_send(h, &o);
     if (r)
         return r;
@@ -122,7 +126,8 @@ int e2eectl_send(struct e2eectl *h, const struct e2eectl_send_options *options, 
     return 0;
 }
 
-int e2eectl_wait(struct e2eectl *h, const char *id, const char *until, int timeout_ms, struct e2eectl_value **ret_state)
+int e2eectl_wait(struct e2eectl *h, const char *id, const char *until, int timeout_ms,
+        struct e2eectl_value **ret_state)
 {
     int left = timeout_ms, limit = longest("wait"), r;
 
@@ -166,7 +171,8 @@ int e2eectl_contact_show(struct e2eectl *h, const char *user, struct e2eectl_val
     return contact(h, "contact.show", user, ret_contact);
 }
 
-int e2eectl_contact_add(struct e2eectl *h, const char *user, const char *uid, struct e2eectl_value **ret_contact)
+int e2eectl_contact_add(
+        struct e2eectl *h, const char *user, const char *uid, struct e2eectl_value **ret_contact)
 {
     CLEANUP_PARAMS struct e2eectl_params *p = e2eectl_params_new();
 

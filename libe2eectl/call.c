@@ -34,8 +34,10 @@ void call_finish_all(struct e2eectl *h, int result, const char *text)
 {
     for (size_t i = 0; i < CALL_BUCKETS; i++) {
         while (h->calls[i]) {
-            struct call *c = call_remove(h, h->calls[i]->id);
+            struct call *c = h->calls[i];
 
+            h->calls[i] = c->next;
+            h->n_calls--;
             (void)error_set(&h->error, result, "%s", text);
             call_finish(h, c, result, NULL);
         }
@@ -203,8 +205,8 @@ static int wait_sync(struct e2eectl *h, const char *method, uint32_t id, int tim
     return s->result;
 }
 
-int call_wait(struct e2eectl *h, const char *method, const struct buf *map, int timeout_ms, call_done done, struct sync *s,
-        struct e2eectl_value **ret_value)
+int call_wait(struct e2eectl *h, const char *method, const struct buf *map, int timeout_ms, call_done done,
+        struct sync *s, struct e2eectl_value **ret_value)
 {
     struct call *c;
     int r = client_enter(h);
@@ -255,11 +257,13 @@ static int json_map(struct e2eectl *h, const char *json, struct buf *b)
         return error_set(&h->error, -EINVAL, "the parameters are not valid JSON: %s", why);
     mp_view(b->data, b->len, &v);
     if (v.type != MP_MAP)
-        return error_set(&h->error, -EINVAL, "the parameters are to be a JSON object, not a %s", mp_type_name(v.type));
+        return error_set(
+                &h->error, -EINVAL, "the parameters are to be a JSON object, not a %s", mp_type_name(v.type));
     return 0;
 }
 
-int e2eectl_call_json(struct e2eectl *h, const char *method, const char *params_json, int timeout_ms, char **ret_result_json)
+int e2eectl_call_json(struct e2eectl *h, const char *method, const char *params_json, int timeout_ms,
+        char **ret_result_json)
 {
     struct sync s = {.finished = false};
     CLEANUP_VALUE struct e2eectl_value *value = NULL;

@@ -81,7 +81,10 @@ static void greeted(struct e2eectl *h, int result, const struct e2eectl_value *v
     h->greeting = false;
 }
 
-/* Errors as maps carry their code and retry time; a daemon that does not know the wish sends lines, which are read too. */
+/*
+ * Errors as maps carry their code and retry time; a daemon that does not know the wish sends lines, which are
+ * read too.
+ */
 static int queue_hello(struct e2eectl *h)
 {
     struct e2eectl_params *p = e2eectl_params_new();
@@ -212,7 +215,8 @@ static int break_off(struct e2eectl *h, int r)
 static int flush(struct e2eectl *h)
 {
     while (h->out_sent < h->out.len) {
-        ssize_t n = send(h->fd, h->out.data + h->out_sent, h->out.len - h->out_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n =
+                send(h->fd, h->out.data + h->out_sent, h->out.len - h->out_sent, MSG_NOSIGNAL | MSG_DONTWAIT);
 
         if (n > 0)
             h->out_sent += (size_t)n;

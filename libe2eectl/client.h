@@ -1,5 +1,6 @@
 /*
- * Inside of the client library: the handle and what its files give each other. Results are those of e2eectl.h.
+ * Inside of the client library: the handle and what its files give each other. Results are those of
+ * e2eectl.h.
  */
 #ifndef E2EE_CLIENT_H
 #define E2EE_CLIENT_H
@@ -27,7 +28,10 @@ void error_clear(struct error *e);
 void error_move(struct error *to, struct error *from);
 /* A local failure: code is a negative errno, which is returned. */
 int error_set(struct error *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
-/* The error of a response in any of its forms: map, [class, "NAME: text"], "NAME: text". Returns its code, which is positive. */
+/*
+ * The error of a response in any of its forms: map, [class, "NAME: text"], "NAME: text". Returns its code,
+ * which is positive.
+ */
 int error_from_reply(struct error *e, const struct mp_value *reply);
 
 struct call;
@@ -49,9 +53,9 @@ struct queued_event {
 
 struct e2eectl {
     int fd;
-    int broken;   /* 0, or the errno that ended the connection */
-    bool busy;    /* one of its functions is on the stack */
-    bool closing; /* e2eectl_close() was called from a callback */
+    int broken;    /* 0, or the errno that ended the connection */
+    bool busy;     /* one of its functions is on the stack */
+    bool closing;  /* e2eectl_close() was called from a callback */
     bool greeting; /* hello is among the calls in flight */
     int timeout_ms;
     enum rpc_framing framing;
@@ -68,7 +72,10 @@ struct e2eectl {
     struct error error;
 };
 
-/* Every public function that may run callbacks does so between these two; `r = enter(h); if (r) return r; … return leave(h, r);` */
+/*
+ * Every public function that may run callbacks does so between these two; `r = enter(h); if (r) return r; …
+ * return leave(h, r);`
+ */
 int client_enter(struct e2eectl *h) MUST_USE;
 int client_leave(struct e2eectl *h, int r) MUST_USE;
 /* Pumps until done(h, ctx) or the time is over (-ETIMEDOUT). */
@@ -96,9 +103,12 @@ struct sync {
     struct error error;
 };
 void sync_done(struct e2eectl *h, struct call *c, int result, struct e2eectl_value *value);
-/* Calls with done (given s as the call's ctx) and waits; the value is stored through ret_value, which may be NULL. */
-int call_wait(struct e2eectl *h, const char *method, const struct buf *map, int timeout_ms, call_done done, struct sync *s,
-        struct e2eectl_value **ret_value) MUST_USE;
+/*
+ * Calls with done (given s as the call's ctx) and waits; the value is stored through ret_value, which may be
+ * NULL.
+ */
+int call_wait(struct e2eectl *h, const char *method, const struct buf *map, int timeout_ms, call_done done,
+        struct sync *s, struct e2eectl_value **ret_value) MUST_USE;
 
 /* The map of params (NULL: an empty one) for call_start(); valid as long as they are. */
 int params_map(struct e2eectl *h, const struct e2eectl_params *params, struct buf *ret_map) MUST_USE;
@@ -106,7 +116,10 @@ int params_map(struct e2eectl *h, const struct e2eectl_params *params, struct bu
 /* A tree of its own from an encoded value; *ret_size is the memory that it takes. */
 int value_new(const struct mp_value *v, struct e2eectl_value **ret_value, size_t *ret_size) MUST_USE;
 
-/* Copies a size-versioned struct of options: members that the caller does not know become zero. -E2BIG: members set that we do not know. */
+/*
+ * Copies a size-versioned struct of options: members that the caller does not know become zero. -E2BIG:
+ * members set that we do not know.
+ */
 int options_copy(void *to, size_t to_size, const void *from) MUST_USE;
 
 static inline void value_freep(struct e2eectl_value **v)

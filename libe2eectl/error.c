@@ -7,7 +7,8 @@
 #include "client.h"
 #include "text.h"
 
-#define SAME_CODE(name) static_assert((int)E2EECTL_ERR_##name == (int)API_##name, "codes of the API are the library's")
+#define SAME_CODE(name)                                                                                      \
+    static_assert((int)E2EECTL_ERR_##name == (int)API_##name, "codes of the API are the library's")
 SAME_CODE(PARSE_ERROR);
 SAME_CODE(METHOD_NOT_FOUND);
 SAME_CODE(INVALID_PARAMS);

@@ -20,7 +20,8 @@ static void subscribed(struct e2eectl *h, struct call *c, int result, struct e2e
     sync_done(h, c, result, value);
 }
 
-static int subscribe(struct e2eectl *h, const char *method, const struct e2eectl_params *p, e2eectl_event_fn callback, void *ctx)
+static int subscribe(struct e2eectl *h, const char *method, const struct e2eectl_params *p,
+        e2eectl_event_fn callback, void *ctx)
 {
     struct subscription s = {.callback = callback, .ctx = ctx};
     struct buf map;
@@ -29,14 +30,17 @@ static int subscribe(struct e2eectl *h, const char *method, const struct e2eectl
     return r ? r : call_wait(h, method, &map, h->timeout_ms, subscribed, &s.sync, NULL);
 }
 
-int e2eectl_subscribe(struct e2eectl *h, const struct e2eectl_subscribe_options *options, e2eectl_event_fn callback, void *ctx)
+int e2eectl_subscribe(struct e2eectl *h, const struct e2eectl_subscribe_options *options,
+        e2eectl_event_fn callback, void *ctx)
 {
     struct e2eectl_subscribe_options o = {.size = 0};
     CLEANUP_PARAMS struct e2eectl_params *p = NULL;
     int r = options_copy(&o, sizeof(o), options);
 
     if (r)
-        return error_set(&h->error, r, "the options are not valid: set size to sizeof, and no members that this release does not know");
+        return error_set(&h->error, r,
+                "the options are not valid: set size to sizeof, and no members that this release does not "
+                "know");
     p = e2eectl_params_new();
     e2eectl_params_string(p, "consumer", o.consumer);
     if (o.has_after)

@@ -119,7 +119,8 @@ void e2eectl_params_bool(struct e2eectl_params *params, const char *key, bool va
         mp_put_bool(b, value);
 }
 
-void e2eectl_params_strings(struct e2eectl_params *params, const char *key, const char *const *values, size_t n)
+void e2eectl_params_strings(
+        struct e2eectl_params *params, const char *key, const char *const *values, size_t n)
 {
     struct buf *b = begin(params, key);
 

@@ -6,7 +6,10 @@
 
 #define JSON_MAX (8u * RPC_MAX_MESSAGE) /* one byte becomes at most six ("\u0000") */
 
-/* The nodes of a tree stand in one block in the order of the encoding; behind them the encoded bytes, then the strings. */
+/*
+ * The nodes of a tree stand in one block in the order of the encoding; behind them the encoded bytes, then
+ * the strings.
+ */
 struct e2eectl_value {
     const char *key;
     const struct e2eectl_value *next;

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "ct.h"
 #include "kdf.h"
 
 static void store_le(uint8_t *out, uint64_t v, size_t n)
@@ -104,6 +105,7 @@ bool x25519_agree(const uint8_t secret[KEY_LEN], const uint8_t public[KEY_LEN], 
 {
     uint8_t shared[KEY_LEN];
     bool ok = crypto_scalarmult(shared, secret, public) == 0;
+    CT_PUBLIC(&ok, sizeof(ok));
     if (ok)
         memcpy(ret_shared, shared, KEY_LEN);
     sodium_memzero(shared, sizeof(shared));

@@ -92,14 +92,13 @@ void client_end(struct ipc_client *c)
 /* May a message be taken from it now? */
 static bool listens(const struct ipc_client *c)
 {
-    return (c->state == CLIENT_OPEN || c->state == CLIENT_HALF_CLOSED) && !c->broken &&
-           client_queued(c) < IPC_READ_STOP &&
+    return c->state == CLIENT_OPEN && !c->broken && client_queued(c) < IPC_READ_STOP &&
            c->n_pending + c->held_ids.len / sizeof(uint32_t) < IPC_MAX_PENDING;
 }
 
 static bool finished(const struct ipc_client *c)
 {
-    return c->state == CLIENT_HALF_CLOSED && !c->in_ready && c->n_pending == 0 && client_queued(c) == 0;
+    return c->state == CLIENT_HALF_CLOSED && c->n_pending == 0 && client_queued(c) == 0;
 }
 
 /* Goodbye is said before the rest of its bytes is read: a client that is still writing would otherwise not
@@ -148,7 +147,7 @@ static size_t take_messages(struct ipc_client *c, const uint8_t *p, size_t n, un
     const char *why = NULL;
     int status = WIRE_OK;
 
-    while (used<n && * budget> 0 && listens(c)) {
+    while (*budget > 0 && used < n && listens(c)) {
         status = rpc_read(p + used, n - used, &c->framing, &m, &len, &why);
         if (status != WIRE_OK)
             break;
@@ -183,7 +182,7 @@ static void take_buffered(struct ipc_client *c, unsigned *budget)
     if (c->in.len < c->needed)
         return;
     used = take_messages(c, c->in.data, c->in.len, budget);
-    if (c->state == CLIENT_OPEN || c->state == CLIENT_HALF_CLOSED)
+    if (c->state == CLIENT_OPEN)
         drop_input(&c->in, used);
     else
         buf_done(&c->in);
@@ -211,6 +210,7 @@ static bool peer_has_left(int fd)
     return poll(&p, 1, 0) > 0 && (p.revents & (POLLHUP | POLLERR | POLLNVAL));
 }
 
+/* The socket is read only while no whole message waits in `in`: what is left there is a part of one. */
 static void input_ended(struct ipc_client *c)
 {
     if (c->state == CLIENT_OPEN && !peer_has_left(c->fd))

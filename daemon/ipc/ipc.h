@@ -35,7 +35,8 @@ struct ipc_callbacks {
     void (*call)(void *ctx, struct ipc_request *req, const struct api_method *method,
             const struct mp_value *params);
     /* Calls sink for the events with seq > after whose type is in the bit set types (bit i: api_events[i]),
-       oldest first, and sets *ret_next to the sequence read up to (>= after). Negative errno on failure. */
+       oldest first, and sets *ret_next to the sequence read up to (>= after; ignored where sink
+       stopped). Negative errno on failure. */
     int (*read_events)(void *ctx, uint64_t after, uint64_t types, ipc_event_sink sink, void *sink_ctx,
             uint64_t *ret_next);
     /* A request's client has gone before its answer (waits can be dropped). req stays valid until answered.

@@ -172,17 +172,12 @@ static int remove_stale(const struct sockaddr_un *address)
     return unlink(address->sun_path) < 0 && errno != ENOENT ? -errno : 0;
 }
 
-/*
- * The mode is that of the descriptor at bind(). Where others are let in by uid, the file must let them
- * connect; their credentials are checked at accept.
- */
+/* Where others are let in by uid, the file must let them connect; their credentials are checked at accept. */
 static int bind_with_mode(int fd, const struct sockaddr_un *address, mode_t mode)
 {
     mode_t mask;
     int r;
 
-    if (fchmod(fd, mode) < 0)
-        return -errno;
     mask = umask(~mode & 0777);
     r = bind(fd, (const struct sockaddr *)address, sizeof(*address)) < 0 ? -errno : 0;
     (void)umask(mask);

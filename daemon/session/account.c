@@ -175,6 +175,9 @@ int account_challenge(struct engine *e, struct cursor *c)
         return refuse_relay(e, "TLS_REQUIRED", "the connection has no TLS, and the configuration demands it");
     memcpy(e->relay_nonce, m.nonce, sizeof(e->relay_nonce));
     memcpy(e->store_id, m.store_id, sizeof(e->store_id));
+    e->relay_ahead_ms = (int64_t)(m.time_ms - e->now);
+    if (e->relay_ahead_ms > (int64_t)DAY_MS || e->relay_ahead_ms < -(int64_t)DAY_MS)
+        e->relay_ahead_ms = 0; /* no clock at all; the relay will say so */
     return e->registered ? account_authenticate(e) : register_account(e);
 }
 
@@ -196,22 +199,21 @@ static int created(struct engine *e)
 int account_welcome(struct engine *e, struct cursor *c)
 {
     struct relay_welcome m;
-    struct request rq;
     int r;
     if (e->conn != CONN_AUTHENTICATING || relay_get_welcome(c, &m) != WIRE_OK)
         return 1;
-    (void)rq;
     e->n_requests = 0;
     e->conn = CONN_ONLINE;
     e->registered = true;
     e->last_error[0] = 0;
     e->relay_one_time = m.one_time_left;
+    e->relay_signed_id = m.signed_prekey_id;
     sodium_memzero(e->token, sizeof(e->token));
     r = effect_text(e, EFFECT_GOOD, "", 0);
     if (r == 0)
         r = connected_event(e);
     if (r == 0)
-        r = prekeys_upkeep(e, m.signed_prekey_id);
+        r = prekeys_upkeep(e);
     if (r == 0)
         r = meta_store(e);
     if (r == 0 && e->creating)
@@ -237,6 +239,12 @@ static enum api_error api_error_of(uint16_t code)
     }
 }
 
+/* An account that a crash left half made, and that the relay will not have. */
+static bool never_ours(uint16_t code)
+{
+    return code == RELAY_ERR_NAME_TAKEN || code == RELAY_ERR_TOKEN_REQUIRED || code == RELAY_ERR_REGISTRATION_CLOSED;
+}
+
 int account_refused(struct engine *e, const struct relay_error_msg *m)
 {
     uint32_t wait = m->retry_after_ms > REFUSED_RETRY_MS ? m->retry_after_ms : REFUSED_RETRY_MS;
@@ -247,7 +255,7 @@ int account_refused(struct engine *e, const struct relay_error_msg *m)
         return register_account(e);
     relay_text(m, text);
     (void)snprintf(e->last_error, sizeof(e->last_error), "%s", text);
-    if (e->creating)
+    if (e->creating || (!e->registered && never_ours(m->code)))
         return create_failed(e, api_error_of(m->code), text);
     r = event_error(e, "RELAY_REFUSED", NULL, "the relay refuses us: %s", text);
     return r < 0 ? r : effect_text(e, EFFECT_DROP, text, wait);
@@ -257,7 +265,7 @@ int account_tick(struct engine *e)
 {
     if (e->creating && e->create_deadline_ms <= e->now)
         return create_failed(e, API_NOT_CONNECTED, e->last_error[0] ? e->last_error : "the relay does not answer");
-    if (e->conn == CONN_ONLINE && e->now - e->upkeep_ms > HOUR_MS)
-        return prekeys_upkeep(e, 0);
+    if (e->conn == CONN_ONLINE && elapsed(e->now, e->upkeep_ms) > (e->prekeys_wanted ? MINUTE_MS : HOUR_MS))
+        return prekeys_upkeep(e);
     return 0;
 }

@@ -87,8 +87,10 @@ int contact_new(struct engine *e, const struct device_list *list, const char *na
 {
     struct contact *c;
     int r;
-    if (e->contacts.count >= ENGINE_MAX_CONTACTS)
-        return -EDQUOT;
+    if (e->contacts.count >= ENGINE_MAX_CONTACTS) {
+        r = event_error(e, "CONTACTS_FULL", NULL, "there are %u contacts, and no more are taken", ENGINE_MAX_CONTACTS);
+        return r < 0 ? r : 1;
+    }
     c = calloc(1, sizeof(*c));
     if (!c)
         return -ENOMEM;
@@ -166,7 +168,7 @@ static int repin(struct engine *e, struct contact *old, const struct device_list
         memcpy(fresh->name, name, sizeof(name));
         r = name_pin(e, name, fresh->uid);
     }
-    if (r < 0)
+    if (r)
         return r;
     fresh->policy = policy;
     return contact_store(e, fresh);
@@ -200,28 +202,84 @@ static int name_confirmed(struct engine *e, struct contact *c, const char *name,
     return contact_set_list(e, c, list);
 }
 
-int contact_learn(struct engine *e, const char *name, const struct device_list *list)
+/* A name that is not pinned to anybody we know. */
+static int name_new(struct engine *e, const char *name, const struct device_list *list)
 {
-    uint8_t uid[UID_LEN];
-    struct contact *c;
+    struct contact *c = contact_find(e, list->uid);
     int r;
-    if (strcmp(name, list->name) != 0)
-        return event_error(e, "RELAY_LIES", NULL, "the relay answered a look-up with an account of another name");
-    r = name_uid(e, name, uid);
-    if (r < 0)
-        return r;
-    c = r == 0 ? contact_find(e, uid) : NULL;
-    if (c && memcmp(uid, list->uid, UID_LEN) != 0)
-        return name_moved(e, c, list);
-    if (!c)
-        c = contact_find(e, list->uid);
     if (!c)
         return contact_new(e, list, name, &c);
     r = name_confirmed(e, c, name, list);
     return r == 0 ? name_pin(e, name, c->uid) : r;
 }
 
+int contact_learn(struct engine *e, const char *name, const struct device_list *list)
+{
+    uint8_t uid[UID_LEN];
+    struct contact *c;
+    int r;
+    if (strcmp(name, list->name) != 0)
+        r = event_error(e, "RELAY_LIES", NULL, "the relay answered a look-up with an account of another name");
+    else if (memcmp(list->uid, identity_address(e->id)->uid, UID_LEN) == 0)
+        r = 0; /* ourselves */
+    else {
+        r = name_uid(e, name, uid);
+        if (r < 0)
+            return r;
+        if (r == PORT_NOT_FOUND)
+            return name_new(e, name, list);
+        c = contact_find(e, uid);
+        if (memcmp(uid, list->uid, UID_LEN) == 0)
+            return name_new(e, name, list);
+        if (c)
+            return name_moved(e, c, list);
+        /* A person has accepted one account for this name, and the relay shows yet another. */
+        r = event_error(e, "KEY_CHANGED", NULL, "the relay shows another account for a user than the one that was accepted");
+    }
+    return r < 0 ? r : 1;
+}
+
 /* --- peers --- */
+
+void peer_free(struct engine *e, struct peer *p)
+{
+    if (p->in_waiting)
+        TAILQ_REMOVE(&e->waiting_peers, p, waiting_peers);
+    if (p->in_owing)
+        TAILQ_REMOVE(&e->owing_peers, p, owing_peers);
+    if (p->dirty)
+        TAILQ_REMOVE(&e->dirty_peers, p, dirty_peers);
+    sessions_unload(e, p);
+    table_del(&e->peers, &p->node);
+    buf_done(&p->owed);
+    free(p->gaps);
+    free(p->tombstones);
+    free(p);
+}
+
+void peer_touch(struct engine *e, struct peer *p)
+{
+    if (!p->dirty)
+        TAILQ_INSERT_TAIL(&e->dirty_peers, p, dirty_peers);
+    p->dirty = true;
+}
+
+static void draw_back(uint64_t *t, uint64_t now_ms)
+{
+    if (*t > now_ms)
+        *t = now_ms;
+}
+
+void peer_rewind(struct peer *p, uint64_t now_ms)
+{
+    draw_back(&p->last_reset_ms, now_ms);
+    draw_back(&p->progress_ms, now_ms);
+    draw_back(&p->claim_not_before_ms, now_ms);
+    for (size_t i = 0; i < p->n_sessions; i++)
+        draw_back(&p->sessions[i].old_since_ms, now_ms);
+    for (size_t i = 0; i < p->n_gaps; i++)
+        draw_back(&p->gaps[i].noticed_ms, now_ms);
+}
 
 struct peer *peer_find(struct engine *e, const struct address *a)
 {
@@ -239,6 +297,7 @@ static int peer_fill(struct engine *e, struct peer *p)
         r = peer_parse(e->scratch.data, e->scratch.len, p);
     else if (r == PORT_NOT_FOUND)
         r = 0;
+    peer_rewind(p, e->now);
     return r;
 }
 
@@ -265,7 +324,7 @@ int peer_get(struct engine *e, struct contact *c, uint32_t device, struct peer *
     if (r == 0)
         r = table_add(&e->peers, &p->node, p->key);
     if (r < 0) {
-        free(p);
+        peer_free(e, p);
         return r;
     }
     *ret_peer = p;

@@ -84,7 +84,7 @@ static int let_in(struct engine *e, struct contact *c)
         c->held = false;
         r = contact_store(e, c);
         if (r == 0)
-            r = inbox_release(e, c->uid);
+            r = held_release(e, c->uid);
     }
     return r;
 }
@@ -126,33 +126,36 @@ static int call_verify(struct engine *e, uint64_t ticket, struct contact *c, con
     return r < 0 ? r : call_show(e, ticket, c);
 }
 
+/* The name of c is given to the account that a person has accepted for it, known already or not. */
+static int give_name(struct engine *e, const char *name, const struct contact *c)
+{
+    struct contact *fresh = contact_find(e, c->new_uid);
+    int r = e->port.put(e->port.ctx, MAP_NAME, name, strlen(name), c->new_uid, UID_LEN);
+    if (r < 0)
+        return r;
+    if (!fresh)
+        return relay_lookup_name(e, name);
+    (void)snprintf(fresh->name, sizeof(fresh->name), "%s", name);
+    fresh->policy = c->policy;
+    r = contact_store(e, fresh);
+    return r == 0 ? held_release(e, fresh->uid) : r;
+}
+
+/* 1: that is not the change that was reported. */
 static int accept_change(struct engine *e, struct contact *c, const char *uid_text)
 {
-    char want[UID_TEXT_LEN + 1];
+    char want[UID_TEXT_LEN + 1], name[RELAY_MAX_NAME + 1];
+    int r;
     uid_to_text(c->new_uid, want);
     if (!c->changed || strcmp(want, uid_text) != 0)
         return 1;
-    /* The next look-up finds the name unpinned and pins the new account. */
-    char name[RELAY_MAX_NAME + 1];
+    r = outbox_fail_contact(e, c, "key_changed");
     memcpy(name, c->name, sizeof(name));
-    int r = outbox_fail_contact(e, c, "key_changed");
-    if (r < 0)
-        return r;
-    struct contact *fresh = contact_find(e, c->new_uid);
     c->name[0] = 0;
     c->changed = false;
-    r = contact_store(e, c);
     if (r == 0)
-        r = fresh ? e->port.put(e->port.ctx, MAP_NAME, name, strlen(name), fresh->uid, UID_LEN)
-                  : e->port.del(e->port.ctx, MAP_NAME, name, strlen(name));
-    if (r == 0 && fresh) {
-        memcpy(fresh->name, name, sizeof(name));
-        fresh->policy = c->policy;
-        r = contact_store(e, fresh);
-        if (r == 0)
-            r = inbox_release(e, fresh->uid);
-    }
-    return r == 0 && !fresh ? relay_lookup_name(e, name) : r;
+        r = contact_store(e, c);
+    return r == 0 ? give_name(e, name, c) : r;
 }
 
 static int call_trust(struct engine *e, uint64_t ticket, struct contact *c, const struct mp_value *params)
@@ -186,6 +189,7 @@ static int call_block(struct engine *e, uint64_t ticket, struct contact *c, cons
     return r < 0 ? r : call_show(e, ticket, c);
 }
 
+/* The counters stay, so that a later acquaintance is not mistaken for a fork. */
 static int remove_peers(struct engine *e, struct contact *c)
 {
     struct peer *p;
@@ -195,24 +199,17 @@ static int remove_peers(struct engine *e, struct contact *c)
     if (r == 0)
         r = sessions_delete(e, p);
     if (r == 0)
-        r = e->port.del(e->port.ctx, MAP_PEER, p->key, ADDRESS_KEY_LEN);
-    if (r < 0)
-        return r;
-    if (p->in_waiting)
-        TAILQ_REMOVE(&e->waiting_peers, p, waiting_peers);
-    if (p->in_owing)
-        TAILQ_REMOVE(&e->owing_peers, p, owing_peers);
-    table_del(&e->peers, &p->node);
-    buf_done(&p->owed);
-    free(p);
-    return 0;
+        r = peer_store(e, p);
+    if (r == 0)
+        peer_free(e, p);
+    return r;
 }
 
 static int call_remove(struct engine *e, uint64_t ticket, struct contact *c)
 {
     int r = remove_peers(e, c);
     if (r == 0)
-        r = inbox_drop_held(e, c->uid);
+        r = held_drop(e, c->uid);
     if (r == 0 && c->name[0])
         r = e->port.del(e->port.ctx, MAP_NAME, c->name, strlen(c->name));
     if (r == 0)

@@ -4,10 +4,17 @@
 
 #include "state.h"
 
-void control_owe(struct engine *e, struct peer *p, const struct message_id *id, uint8_t state)
+static int flush_peer(struct engine *e, struct peer *p);
+
+int control_owe(struct engine *e, struct peer *p, const struct message_id *id, uint8_t state)
 {
-    if (p->contact->blocked || p->contact->held || p->n_owed == MAX_OWED)
-        return; /* a receipt that is lost here is repeated when the message comes again */
+    int r = 0;
+    if (p->contact->blocked || p->contact->held)
+        return 0;
+    if (p->n_owed == MAX_OWED && (r = flush_peer(e, p)) < 0)
+        return r;
+    if (p->n_owed == MAX_OWED)
+        return 0; /* no session takes it; it is sent again when the message comes again */
     buf_bytes(&p->owed, id->b, MESSAGE_ID_LEN);
     buf_u8(&p->owed, state);
     p->n_owed++;
@@ -15,6 +22,7 @@ void control_owe(struct engine *e, struct peer *p, const struct message_id *id, 
         TAILQ_INSERT_TAIL(&e->owing_peers, p, owing_peers);
         p->in_owing = true;
     }
+    return 0;
 }
 
 static struct control *control_add(struct engine *e, const struct envelope_id *id, const struct address *to, uint64_t expires_ms)
@@ -25,6 +33,11 @@ static struct control *control_add(struct engine *e, const struct envelope_id *i
     c->envelope = *id;
     c->to = *to;
     c->expires_ms = expires_ms;
+    c->flight.control = true;
+    if (flight_track(e, &c->flight, &c->envelope) < 0) {
+        free(c);
+        return NULL;
+    }
     TAILQ_INSERT_TAIL(&e->controls, c, all);
     e->n_controls++;
     return c;
@@ -39,8 +52,6 @@ static int control_seal(struct engine *e, struct peer *p, struct session *s, uin
     struct envelope_id id;
     struct control *c;
     int r;
-    if (e->n_controls >= MAX_CONTROL)
-        return 0;
     in.own.n = mine->n;
     memcpy(in.own.hash, mine->hash, LIST_HASH_LEN);
     rng_fill(&e->rng, in.id.b, MESSAGE_ID_LEN);
@@ -67,7 +78,10 @@ static int flush_peer(struct engine *e, struct peer *p)
 {
     CLEANUP_BUF struct buf body = {0};
     struct session *s;
-    int r = session_for_sending(e, p, CONTROL_WINDOW, &s);
+    int r;
+    if (e->n_controls >= MAX_CONTROL)
+        return 0;
+    r = session_for_sending(e, p, CONTROL_WINDOW, &s);
     if (r)
         return r;
     buf_init(&body, INNER_MAX_BODY);
@@ -80,7 +94,7 @@ static int flush_peer(struct engine *e, struct peer *p)
         r = control_seal(e, p, s, INNER_RECEIPT, &body);
     if (r)
         return r;
-    buf_reset(&p->owed);
+    buf_done(&p->owed);
     p->n_owed = 0;
     TAILQ_REMOVE(&e->owing_peers, p, owing_peers);
     p->in_owing = false;
@@ -104,20 +118,13 @@ int control_notice(struct engine *e, struct peer *p, struct session *s)
 {
     CLEANUP_BUF struct buf body = {0};
     int r;
-    if (!p->n_tombstones)
+    if (!p->n_tombstones || e->n_controls >= MAX_CONTROL)
         return 0;
     buf_init(&body, INNER_MAX_BODY);
-    buf_u16(&body, (uint16_t)p->n_tombstones);
-    for (size_t i = 0; i < p->n_tombstones; i++)
-        buf_u64(&body, p->tombstones[i]);
+    buf_u16(&body, 0);
+    buf_patch_u16(&body, 0, (uint16_t)counts_unbury(e, p, NOTICE_MAX_COUNTS, &body));
     r = buf_status(&body);
-    if (r == 0)
-        r = control_seal(e, p, s, INNER_NOTICE, &body);
-    if (r == 0) {
-        p->n_tombstones = 0;
-        p->dirty = true;
-    }
-    return r;
+    return r == 0 ? control_seal(e, p, s, INNER_NOTICE, &body) : r;
 }
 
 static int control_read(struct engine *e, const struct envelope_id *id, struct buf *value, struct span *ret_body)
@@ -140,7 +147,7 @@ int control_submit(struct engine *e)
         CLEANUP_BUF struct buf value = {0};
         struct span body;
         int r;
-        if (c->flying || c->retry_ms > e->now || !submit_room(e))
+        if (c->flight.flying || c->retry_ms > e->now || !submit_room(e))
             continue;
         buf_init(&value, STORE_VALUE_MAX);
         r = control_read(e, &c->envelope, &value, &body);
@@ -155,6 +162,7 @@ int control_submit(struct engine *e)
 int control_done(struct engine *e, struct control *c)
 {
     int r = e->port.del(e->port.ctx, MAP_CONTROL, c->envelope.b, ENVELOPE_ID_LEN);
+    flight_end(e, &c->flight);
     TAILQ_REMOVE(&e->controls, c, all);
     e->n_controls--;
     free(c);
@@ -167,7 +175,7 @@ int control_tick(struct engine *e)
     int r = 0;
     for (c = TAILQ_FIRST(&e->controls); r == 0 && c; c = next) {
         next = TAILQ_NEXT(c, all);
-        if (c->expires_ms <= e->now && !c->flying)
+        if (c->expires_ms <= e->now && !c->flight.flying)
             r = control_done(e, c);
     }
     return r;
@@ -189,6 +197,8 @@ static int load_visit(void *ctx, const uint8_t *key, size_t key_len, const uint8
     expires = cursor_u64(&c);
     if (cursor_status(&c) != WIRE_OK)
         return -EBADMSG;
+    if (expires > e->now + CONTROL_MS)
+        expires = e->now + CONTROL_MS;
     return control_add(e, &id, &to, expires) ? 0 : -ENOMEM;
 }
 

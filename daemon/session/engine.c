@@ -4,10 +4,11 @@
 #include <string.h>
 
 #include "state.h"
+#include "text.h"
 
 #define BUSY_TICK_MS SECOND_MS
 #define IDLE_TICK_MS (30 * SECOND_MS)
-#define SHORT_TICK_MS 250u
+#define CLOCK_LEAP_MS (10 * MINUTE_MS)
 
 static void clear_lists(struct engine *e)
 {
@@ -17,6 +18,7 @@ static void clear_lists(struct engine *e)
     while (!TAILQ_EMPTY(&e->all))
         outmsg_free(e, TAILQ_FIRST(&e->all));
     while ((c = TAILQ_FIRST(&e->controls))) {
+        flight_end(e, &c->flight);
         TAILQ_REMOVE(&e->controls, c, all);
         free(c);
     }
@@ -28,32 +30,31 @@ static void clear_lists(struct engine *e)
         TAILQ_REMOVE(&e->waits, w, list);
         free(w);
     }
-    e->n_controls = e->n_deferred = e->n_waits = e->n_flying = e->flying_bytes = 0;
+    e->n_controls = e->n_deferred = e->n_waits = 0;
 }
 
 static void clear_tables(struct engine *e)
 {
     struct table_node *node;
-    while ((node = table_any(&e->peers))) {
-        struct peer *p = container_of(node, struct peer, node);
-        sessions_unload(e, p);
-        table_del(&e->peers, node);
-        buf_done(&p->owed);
-        free(p);
-    }
-    while ((node = table_any(&e->contacts))) {
-        table_del(&e->contacts, node);
-        free(container_of(node, struct contact, node));
-    }
+    for (size_t i = 0; i < e->peers.n_slots; i++)
+        while ((node = e->peers.slots[i]))
+            peer_free(e, container_of(node, struct peer, node));
+    for (size_t i = 0; i < e->contacts.n_slots; i++)
+        while ((node = e->contacts.slots[i])) {
+            table_del(&e->contacts, node);
+            free(container_of(node, struct contact, node));
+        }
+    for (size_t i = 0; i < e->held.n_slots; i++)
+        while ((node = e->held.slots[i])) {
+            table_del(&e->held, node);
+            free(container_of(node, struct held_uid, node));
+        }
 }
 
 void engine_clear(struct engine *e)
 {
     clear_lists(e);
-    TAILQ_INIT(&e->waiting_peers);
-    TAILQ_INIT(&e->owing_peers);
     clear_tables(e);
-    table_done(&e->flying);
     identity_free(e->id);
     e->id = NULL;
     e->registered = e->creating = false;
@@ -72,6 +73,7 @@ static void lists_init(struct engine *e)
     TAILQ_INIT(&e->loaded);
     TAILQ_INIT(&e->waiting_peers);
     TAILQ_INIT(&e->owing_peers);
+    TAILQ_INIT(&e->dirty_peers);
     TAILQ_INIT(&e->all);
     TAILQ_INIT(&e->ready);
     TAILQ_INIT(&e->future);
@@ -89,7 +91,8 @@ static void parts_init(struct engine *e)
     table_init(&e->contacts, UID_LEN, seed);
     table_init(&e->peers, ADDRESS_KEY_LEN, seed);
     table_init(&e->out, MESSAGE_ID_LEN, seed);
-    table_init(&e->flying, ENVELOPE_ID_LEN, seed);
+    table_init(&e->envelopes, ENVELOPE_ID_LEN, seed);
+    table_init(&e->held, UID_LEN, seed);
     buf_init(&e->submit, RELAY_MAX_MESSAGE);
     buf_init(&e->acks, RELAY_MAX_MESSAGE);
     buf_init(&e->scratch, STORE_VALUE_MAX);
@@ -110,7 +113,7 @@ static int load(struct engine *e)
     if (r == 0)
         r = control_load(e);
     if (r == 0)
-        r = inbox_load(e);
+        r = held_load(e);
     return r == 0 ? effect_text(e, EFFECT_CONNECT, e->relay, 0) : r;
 }
 
@@ -124,7 +127,7 @@ int engine_new(const struct engine_config *cfg, const struct port *port, const s
     e->cfg = *cfg;
     e->port = *port;
     e->rng = *rng;
-    e->now = e->last_tick_ms = now_ms;
+    e->now = e->clock_ms = e->last_tick_ms = now_ms;
     parts_init(e);
     r = load(e);
     if (r) {
@@ -146,6 +149,8 @@ void engine_free(struct engine *e)
     table_done(&e->contacts);
     table_done(&e->peers);
     table_done(&e->out);
+    table_done(&e->envelopes);
+    table_done(&e->held);
     buf_done(&e->submit);
     buf_done(&e->acks);
     buf_done(&e->scratch);
@@ -158,6 +163,57 @@ void engine_free(struct engine *e)
 const char *engine_user(const struct engine *e)
 {
     return e->id ? identity_name(e->id) : NULL;
+}
+
+static void rewind_deadlines(struct engine *e, uint64_t back_ms)
+{
+    struct deferred *d;
+    struct wait *w;
+    TAILQ_FOREACH(w, &e->waits, list)
+        w->deadline_ms = elapsed(w->deadline_ms, back_ms);
+    TAILQ_FOREACH(d, &e->deferred, list)
+        d->deadline_ms = elapsed(d->deadline_ms, back_ms);
+    for (size_t i = 0; i < e->n_requests; i++)
+        e->requests[i].deadline_ms = elapsed(e->requests[i].deadline_ms, back_ms);
+    e->create_deadline_ms = elapsed(e->create_deadline_ms, back_ms);
+}
+
+/* Where the clock has gone back, what was planned for or done in the future is drawn back with it. */
+static void clock_back(struct engine *e, uint64_t back_ms)
+{
+    struct outmsg *m;
+    struct control *c;
+    rewind_deadlines(e, back_ms);
+    TAILQ_FOREACH(m, &e->all, all)
+        outmsg_rewind(m, e->now);
+    TAILQ_FOREACH(c, &e->controls, all)
+    {
+        c->retry_ms = 0;
+        if (c->expires_ms > e->now + CONTROL_MS)
+            c->expires_ms = e->now + CONTROL_MS;
+    }
+    for (size_t i = 0; i < e->peers.n_slots; i++)
+        for (struct table_node *n = e->peers.slots[i]; n; n = n->next)
+            peer_rewind(container_of(n, struct peer, node), e->now);
+    e->sweep_ms = e->upkeep_ms = e->error_window_ms = e->held_asked_ms = 0;
+    e->last_tick_ms = e->now;
+}
+
+/*
+ * The relay authenticates only whose clock agrees with its own, so that a clock that jumps while we are online jumps into
+ * the wrong: it is not followed before the connection has ended.
+ */
+static void set_clock(struct engine *e, uint64_t now_ms)
+{
+    uint64_t before = e->now;
+    if (e->conn == CONN_NONE)
+        e->jump_ms = 0;
+    else if (e->conn == CONN_ONLINE && (now_ms + MINUTE_MS < e->clock_ms || now_ms > e->clock_ms + CLOCK_LEAP_MS))
+        e->jump_ms += (int64_t)(e->clock_ms - now_ms);
+    e->clock_ms = now_ms;
+    e->now = now_ms + (uint64_t)e->jump_ms;
+    if (e->now + MINUTE_MS < before)
+        clock_back(e, before - e->now);
 }
 
 /* --- local calls --- */
@@ -334,7 +390,7 @@ int engine_dispatch(struct engine *e, uint64_t ticket, const char *method, const
 int engine_call(struct engine *e, uint64_t now_ms, uint64_t ticket, const char *method, const struct mp_value *params)
 {
     const struct api_method *m = api_find_method(method, strlen(method));
-    e->now = now_ms;
+    set_clock(e, now_ms);
     /* The table's spelling lives for ever; deferred calls keep it. */
     return engine_dispatch(e, ticket, m ? m->name : method, params);
 }
@@ -343,7 +399,7 @@ int engine_call(struct engine *e, uint64_t now_ms, uint64_t ticket, const char *
 
 int engine_link_up(struct engine *e, uint64_t now_ms, const struct link_connected *c)
 {
-    e->now = now_ms;
+    set_clock(e, now_ms);
     if (!e->id)
         return effect_text(e, EFFECT_DISCONNECT, "", 0);
     e->conn = CONN_CHALLENGE;
@@ -358,14 +414,15 @@ int engine_link_down(struct engine *e, uint64_t now_ms, uint16_t code, const cha
     bool online = e->conn == CONN_ONLINE;
     struct mp_map m;
     int r;
-    e->now = now_ms;
     e->conn = CONN_NONE;
+    set_clock(e, now_ms);
     if (!e->id)
         return 0;
     if (!e->last_error[0] || !online)
         (void)snprintf(e->last_error, sizeof(e->last_error), "%.100s (%u)", reason, code);
-    relay_reset(e);
-    r = submit_reset(e);
+    r = relay_reset(e);
+    if (r == 0)
+        r = submit_reset(e);
     if (r < 0 || !online)
         return r;
     (void)event_begin(e, EV_DISCONNECTED, &m);
@@ -376,8 +433,8 @@ int engine_link_down(struct engine *e, uint64_t now_ms, uint16_t code, const cha
 int engine_link_text(struct engine *e, uint64_t now_ms, const void *p, size_t n)
 {
     struct mp_map m;
-    e->now = now_ms;
-    if (!e->id || n > ENGINE_MAX_PAYLOAD)
+    set_clock(e, now_ms);
+    if (!e->id || n > ENGINE_MAX_PAYLOAD || !text_valid_utf8(p, n))
         return 0;
     (void)event_begin(e, EV_RAW, &m);
     mp_put_strn(mp_key(&m, "text"), p, n);
@@ -392,8 +449,9 @@ void engine_link_rtt(struct engine *e, uint32_t microseconds)
 static int presence(struct engine *e, struct cursor *c)
 {
     uint16_t n;
-    int r = relay_read_count(c, 0, RELAY_MAX_WATCH, &n);
-    while (r == 0 && n--) {
+    if (relay_read_count(c, 0, RELAY_MAX_WATCH, &n) != WIRE_OK)
+        return 1;
+    while (n--) {
         struct relay_presence_item it;
         struct peer *p;
         if (relay_next_presence(c, &it) != WIRE_OK)
@@ -401,18 +459,9 @@ static int presence(struct engine *e, struct cursor *c)
         if (!(p = peer_find(e, &it.who)))
             continue;
         p->present = it.connected;
-        r = outbox_present(e, p);
+        p->presence_known = true;
     }
-    return r;
-}
-
-static int prekeys_left(struct engine *e, struct cursor *c)
-{
-    struct relay_prekeys m;
-    if (relay_get_prekeys_left(c, &m) != WIRE_OK)
-        return 1;
-    e->relay_one_time = m.one_time_left;
-    return e->relay_one_time < ONE_TIME_LOW ? prekeys_upkeep(e, 0) : 0;
+    return cursor_end(c) == WIRE_OK ? 0 : 1;
 }
 
 static int drained(struct engine *e)
@@ -448,7 +497,7 @@ static int relay_message(struct engine *e, uint8_t type, uint32_t ref, struct cu
     case RELAY_PRESENCE:
         return presence(e, c);
     case RELAY_PREKEYS:
-        return prekeys_left(e, c);
+        return relay_prekeys_left(e, ref, c);
     case RELAY_DRAINED:
         return drained(e);
     default:
@@ -462,7 +511,7 @@ int engine_relay_message(struct engine *e, uint64_t now_ms, const void *p, size_
     uint32_t ref;
     uint8_t type;
     int r;
-    e->now = now_ms;
+    set_clock(e, now_ms);
     if (!e->id || e->conn == CONN_NONE)
         return 0;
     cursor_init(&c, p, n);
@@ -491,16 +540,7 @@ uint64_t engine_deadline(const struct engine *e)
             at = w->deadline_ms;
     if (e->creating && e->create_deadline_ms < at)
         at = e->create_deadline_ms;
-    return at;
-}
-
-static int sessions_tick(struct engine *e)
-{
-    int r = 0;
-    for (size_t i = 0; r == 0 && i < e->peers.n_slots; i++)
-        for (struct table_node *n = e->peers.slots[i]; r == 0 && n; n = n->next)
-            r = sessions_expire(e, container_of(n, struct peer, node));
-    return r;
+    return at - (uint64_t)e->jump_ms;
 }
 
 static int tick(struct engine *e)
@@ -513,18 +553,17 @@ static int tick(struct engine *e)
     if (r == 0)
         r = wait_tick(e);
     if (r == 0)
-        r = inbox_gaps_tick(e);
+        r = counts_tick(e);
     if (r == 0)
-        r = sessions_tick(e);
-    if (r == 0)
-        r = events_prune(e);
+        r = held_ask(e);
     return r == 0 ? sweep_tick(e) : r;
 }
 
 int engine_tick(struct engine *e, uint64_t now_ms)
 {
     int r;
-    e->now = e->last_tick_ms = now_ms;
+    set_clock(e, now_ms);
+    e->last_tick_ms = e->now;
     if (!e->id)
         return 0;
     r = account_tick(e);
@@ -534,7 +573,7 @@ int engine_tick(struct engine *e, uint64_t now_ms)
 int engine_turn_end(struct engine *e, uint64_t now_ms)
 {
     int r;
-    e->now = now_ms;
+    set_clock(e, now_ms);
     if (!e->id)
         return 0;
     r = control_flush(e);
@@ -544,5 +583,7 @@ int engine_turn_end(struct engine *e, uint64_t now_ms)
         r = control_submit(e);
     if (r == 0)
         r = submit_flush(e);
+    if (r == 0)
+        r = events_prune(e);
     return r == 0 ? sessions_flush(e) : r;
 }

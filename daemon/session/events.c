@@ -5,7 +5,7 @@
 
 #include "state.h"
 
-#define PRUNE_CHUNK 100u
+#define PRUNE_CHUNK 2000u
 
 static const char *const type_names[EV_COUNT] = {"connected", "disconnected", "error", "message", "message_ack", "key_changed",
         "session_reset", "raw", "gap"};
@@ -67,7 +67,7 @@ int event_error(struct engine *e, const char *code, const struct contact *from, 
     char text[API_MAX_TEXT], label[UID_TEXT_LEN + 1];
     struct mp_map m;
     va_list ap;
-    if (e->now - e->error_window_ms >= MINUTE_MS) {
+    if (elapsed(e->now, e->error_window_ms) >= MINUTE_MS) {
         e->error_window_ms = e->now;
         e->errors_in_window = 0;
     }

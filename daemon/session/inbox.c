@@ -5,11 +5,11 @@
 #include <string.h>
 
 #include "state.h"
+#include "text.h"
 
 #define SEEN_LEN (ADDRESS_KEY_LEN + MESSAGE_ID_LEN + 1 + 8)
 #define ID_KEY_LEN (UID_LEN + MESSAGE_ID_LEN)
 #define ID_RECORD_LEN 9
-#define SESSION_AHEAD_MS DAY_MS
 
 /* What became of one envelope; whatever it was, the relay may forget it. */
 enum fate { FATE_DONE = 0, FATE_FAILED = 1, FATE_HELD = 2 };
@@ -55,9 +55,7 @@ static int seen_before(struct engine *e, const struct incoming *in)
     if (!k || type != INNER_MESSAGE)
         return 0;
     r = peer_get(e, k, a.device, &p);
-    if (r == 0)
-        control_owe(e, p, &id, 1);
-    return r;
+    return r == 0 ? control_owe(e, p, &id, 1) : r;
 }
 
 static void id_key(const uint8_t uid[UID_LEN], const struct message_id *id, uint8_t ret_key[ID_KEY_LEN])
@@ -74,70 +72,6 @@ static int id_store(struct engine *e, const uint8_t key[ID_KEY_LEN], uint64_t ti
     return record_put(e, MAP_ID, key, ID_KEY_LEN, &e->scratch);
 }
 
-/* --- counts: gaps and forks of the sender --- */
-
-static int gap_close(struct peer *p, uint64_t count)
-{
-    for (size_t i = 0; i < p->n_gaps; i++) {
-        struct gap *g = &p->gaps[i];
-        if (count < g->from || count > g->to)
-            continue;
-        if (count == g->from && count == g->to) {
-            *g = p->gaps[--p->n_gaps];
-        } else if (count == g->from) {
-            g->from++;
-        } else if (count == g->to) {
-            g->to--;
-        } else if (p->n_gaps < MAX_GAPS) {
-            p->gaps[p->n_gaps++] = (struct gap){.from = count + 1, .to = g->to, .noticed_ms = g->noticed_ms};
-            g->to = count - 1;
-        }
-        p->dirty = true;
-        return 0;
-    }
-    return 1;
-}
-
-static int count_track(struct engine *e, struct peer *p, uint64_t count)
-{
-    if (!count)
-        return 0;
-    if (count <= p->highest_count)
-        return gap_close(p, count) == 0
-                ? 0
-                : event_error(e, "SENDER_FORKED", p->contact,
-                          "a message came under a number that another message had: the sender's state was copied or restored");
-    if (count > p->highest_count + 1 && p->n_gaps < MAX_GAPS)
-        p->gaps[p->n_gaps++] = (struct gap){.from = p->highest_count + 1, .to = count - 1, .noticed_ms = e->now};
-    p->highest_count = count;
-    p->dirty = true;
-    return 0;
-}
-
-static int gaps_report(struct engine *e, struct peer *p)
-{
-    int r = 0;
-    for (size_t i = p->n_gaps; r == 0 && i-- > 0;) {
-        struct gap g = p->gaps[i];
-        if (e->now - g.noticed_ms < GAP_REPORT_MS)
-            continue;
-        p->gaps[i] = p->gaps[--p->n_gaps];
-        p->dirty = true;
-        r = event_error(e, "MESSAGES_MISSING", p->contact, "%llu message(s) of this sender did not arrive (numbers %llu to %llu)",
-                (unsigned long long)(g.to - g.from + 1), (unsigned long long)g.from, (unsigned long long)g.to);
-    }
-    return r;
-}
-
-int inbox_gaps_tick(struct engine *e)
-{
-    int r = 0;
-    for (size_t i = 0; r == 0 && i < e->peers.n_slots; i++)
-        for (struct table_node *n = e->peers.slots[i]; r == 0 && n; n = n->next)
-            r = gaps_report(e, container_of(n, struct peer, node));
-    return r;
-}
-
 /* --- what a plaintext brings --- */
 
 static int message_event(struct engine *e, struct peer *p, const struct inner *m, struct span id_text, struct span payload)
@@ -150,7 +84,7 @@ static int message_event(struct engine *e, struct peer *p, const struct inner *m
     mp_put_str(mp_key(&map, "from"), contact_label(p->contact, label));
     mp_put_str(mp_key(&map, "from_uid"), uid);
     mp_put_uint(mp_key(&map, "device"), p->address.device);
-    if (m->flags & INNER_TEXT)
+    if ((m->flags & INNER_TEXT) && text_valid_utf8(payload.p, payload.n))
         mp_put_strn(mp_key(&map, "text"), payload.p, payload.n);
     else
         mp_put_bin(mp_key(&map, "bytes"), payload.p, payload.n);
@@ -170,20 +104,22 @@ static int take_message(struct engine *e, struct peer *p, const struct inner *m)
     cursor_init(&c, m->body.p, m->body.n);
     id_text.p = cursor_lp(&c, ID_TEXT_MAX, &id_text.n);
     payload.p = cursor_lp(&c, ENGINE_MAX_PAYLOAD, &payload.n);
-    if (cursor_end(&c) != WIRE_OK)
+    if (cursor_end(&c) != WIRE_OK || !text_valid_utf8(id_text.p, id_text.n))
         return FATE_FAILED;
     memcpy(text, id_text.p, id_text.n);
     id = message_id_of(p->address.uid, text);
     if (memcmp(id.b, m->id.b, MESSAGE_ID_LEN) != 0)
         return FATE_FAILED;
     id_key(p->address.uid, &m->id, key);
-    control_owe(e, p, &m->id, 1);
+    r = control_owe(e, p, &m->id, 1);
+    if (r < 0)
+        return r;
     r = e->port.get(e->port.ctx, MAP_ID, key, sizeof(key), &e->scratch);
     if (r != PORT_NOT_FOUND)
         return r; /* here before, under another envelope: acknowledged again, shown once */
     r = id_store(e, key, e->now, false);
     if (r == 0)
-        r = count_track(e, p, m->count);
+        r = m->flags & INNER_UNCOUNTED ? 0 : counts_came(e, p, m->count);
     return r == 0 ? message_event(e, p, m, id_text, payload) : r;
 }
 
@@ -206,26 +142,18 @@ static int take_receipt(struct engine *e, struct peer *p, const struct inner *m)
     return r;
 }
 
-static int take_notice(struct peer *p, const struct inner *m)
+static int take_notice(struct engine *e, struct peer *p, const struct inner *m)
 {
     struct cursor c;
     uint16_t n;
+    int r = 0;
     cursor_init(&c, m->body.p, m->body.n);
     n = cursor_u16(&c);
-    if (n > MAX_TOMBSTONES || c.left != (size_t)n * 8)
+    if (n > NOTICE_MAX_COUNTS || c.left != (size_t)n * 8)
         return FATE_FAILED;
-    while (n--) {
-        uint64_t count = cursor_u64(&c);
-        if (count > p->highest_count) {
-            if (count > p->highest_count + 1 && p->n_gaps < MAX_GAPS)
-                p->gaps[p->n_gaps++] = (struct gap){.from = p->highest_count + 1, .to = count - 1};
-            p->highest_count = count;
-            p->dirty = true;
-        } else {
-            (void)gap_close(p, count);
-        }
-    }
-    return 0;
+    while (r == 0 && n--)
+        r = counts_expired(e, p, cursor_u64(&c));
+    return r;
 }
 
 /* Do both sides see the same device lists? If not, somebody shows them different ones. */
@@ -247,8 +175,11 @@ static int take(struct engine *e, struct session *s, const struct incoming *in, 
     struct peer *p = s->peer;
     int r = seen_store(e, in, p, m);
     s->dirty = true;
-    if (ratchet_seen_by_peer(s->ratchet) > seen_before_it)
+    if (ratchet_seen_by_peer(s->ratchet) > seen_before_it) {
         p->progress_ms = e->now;
+        p->resets = 0;
+        p->stalled = false;
+    }
     if (r == 0)
         r = lists_compare(e, p, m);
     if (r)
@@ -259,7 +190,7 @@ static int take(struct engine *e, struct session *s, const struct incoming *in, 
     case INNER_RECEIPT:
         return take_receipt(e, p, m);
     case INNER_NOTICE:
-        return take_notice(p, m);
+        return take_notice(e, p, m);
     default:
         return FATE_FAILED;
     }
@@ -280,8 +211,6 @@ static int decrypt(struct engine *e, struct session *s, const struct incoming *i
 
 /* --- first messages --- */
 
-static int hold(struct engine *e, const uint8_t uid[UID_LEN], struct span body);
-
 static int ek_known(struct engine *e, const uint8_t ek[32])
 {
     return e->port.get(e->port.ctx, MAP_EK, ek, 32, &e->scratch);
@@ -298,12 +227,11 @@ struct prekey_pair {
     struct prekey_secret spk, otk;
 };
 
-static int respond(struct engine *e, struct contact *k, const struct incoming *in, const struct device *device,
-        struct prekey_pair *keys, struct ratchet **ret_ratchet)
+static int respond(struct engine *e, const struct incoming *in, const struct device *device, struct prekey_pair *keys,
+        struct ratchet **ret_ratchet)
 {
     const struct envelope_view *v = &in->view;
     int r = prekey_find(e, false, v->signed_prekey_id, &keys->spk);
-    (void)k;
     if (r == 0 && v->one_time_id)
         r = prekey_find(e, true, v->one_time_id, &keys->otk);
     if (r)
@@ -312,25 +240,56 @@ static int respond(struct engine *e, struct contact *k, const struct incoming *i
     return r > 0 ? FATE_FAILED : r;
 }
 
-/* The session exists only if its first message decrypts. */
-static int open_session(struct engine *e, struct contact *k, const struct incoming *in, struct ratchet *ratchet)
+/* A number far ahead is refused, unless both sides know one that is as far: their clocks were wrong together. */
+static bool number_ok(const struct engine *e, const struct peer *p, uint64_t number)
 {
-    CLEANUP_BUF struct buf plain = {0};
-    struct session *s;
-    struct inner m;
-    struct peer *p;
+    uint64_t known = p && p->highest_session > e->now ? p->highest_session : e->now;
+    return number <= known || number - known <= SESSION_AHEAD_MS;
+}
+
+/* The ratchet of a first message and what was in it. Nothing of the engine has changed yet. */
+static int handshake(struct engine *e, const struct peer *p, const struct device *device, const struct incoming *in,
+        struct ratchet **ret_ratchet, struct buf *plain, struct inner *ret_inner)
+{
+    struct prekey_pair *keys;
+    struct ratchet *ratchet;
     int r;
-    buf_init_secret(&plain, ENVELOPE_MAX_BODY);
-    r = ratchet_decrypt(ratchet, &in->view, e->now, &e->rng, &plain, &m);
+    if (!number_ok(e, p, in->view.session_number))
+        return FATE_FAILED;
+    r = ek_known(e, in->view.ek);
+    if (r != PORT_NOT_FOUND)
+        return r < 0 ? r : FATE_FAILED;
+    keys = sodium_malloc(sizeof(*keys));
+    if (!keys)
+        return -ENOMEM;
+    r = respond(e, in, device, keys, &ratchet);
+    sodium_free(keys);
+    if (r)
+        return r;
+    r = ratchet_decrypt(ratchet, &in->view, e->now, &e->rng, plain, ret_inner);
     if (r) {
         ratchet_free(ratchet);
         return r < 0 ? r : FATE_FAILED;
     }
-    r = peer_get(e, k, in->view.sender_device, &p);
-    if (r < 0) {
-        ratchet_free(ratchet);
+    *ret_ratchet = ratchet;
+    return 0;
+}
+
+/* The session exists only if its first message decrypts. */
+static int open_session(struct engine *e, struct contact *k, const struct device *device, const struct incoming *in)
+{
+    CLEANUP_BUF struct buf plain = {0};
+    struct ratchet *ratchet;
+    struct session *s;
+    struct inner m;
+    struct peer *p;
+    int r = peer_get(e, k, in->view.sender_device, &p);
+    if (r < 0)
         return r;
-    }
+    buf_init_secret(&plain, ENVELOPE_MAX_BODY);
+    r = handshake(e, p, device, in, &ratchet, &plain, &m);
+    if (r)
+        return r;
     r = session_add(e, p, ratchet, &s);
     if (r == 0)
         r = ek_remember(e, in->view.ek);
@@ -339,35 +298,33 @@ static int open_session(struct engine *e, struct contact *k, const struct incomi
     return r == 0 ? take(e, s, in, &m, 0) : r;
 }
 
-static int handshake_with(struct engine *e, struct contact *k, const struct device *device, const struct incoming *in)
+/* Keeps an envelope of somebody not let in, if it is one: what does not decrypt is not worth a question to the relay. */
+static int hold(struct engine *e, const struct device_list *list, const struct device *device, const struct incoming *in)
 {
-    struct prekey_pair *keys;
+    CLEANUP_BUF struct buf plain = {0};
     struct ratchet *ratchet;
+    struct inner m;
     int r;
-    if (in->view.session_number > e->now + SESSION_AHEAD_MS)
-        return FATE_FAILED;
-    r = ek_known(e, in->view.ek);
-    if (r != PORT_NOT_FOUND)
-        return r < 0 ? r : FATE_FAILED;
-    keys = sodium_malloc(sizeof(*keys));
-    if (!keys)
-        return -ENOMEM;
-    r = respond(e, k, in, device, keys, &ratchet);
-    sodium_free(keys);
-    return r ? r : open_session(e, k, in, ratchet);
+    buf_init_secret(&plain, ENVELOPE_MAX_BODY);
+    r = handshake(e, NULL, device, in, &ratchet, &plain, &m);
+    if (r)
+        return r;
+    ratchet_free(ratchet);
+    return held_put(e, list->uid, list->name, in->body);
 }
 
 /* A contact's entry in a first message against the pinned one. */
-static int pinned_check(struct engine *e, struct contact *k, const struct device_list *list, const struct incoming *in)
+static int pinned_check(struct engine *e, struct contact *k, const struct device_list *list, const struct device *device,
+        const struct incoming *in)
 {
     int r;
     if (list->n == k->list.n && memcmp(list->hash, k->list.hash, LIST_HASH_LEN) == 0)
         return 0;
     if (list->n > k->list.n && !in->held_before) {
-        r = hold(e, k->uid, in->body);
+        r = hold(e, list, device, in);
         if (r == 0)
             r = relay_lookup_uid(e, k->uid);
-        return r < 0 ? r : FATE_HELD;
+        return r ? r : FATE_HELD;
     }
     r = event_error(e, "DEVICE_LIST_MISMATCH", k, "a first message came with %s device list",
             list->n < k->list.n ? "an outdated" : "another");
@@ -375,41 +332,49 @@ static int pinned_check(struct engine *e, struct contact *k, const struct device
 }
 
 /* Somebody new: the relay is asked who has the name that the entry claims; until then the envelope is kept. */
-static int stranger(struct engine *e, const struct device_list *list, const struct incoming *in)
+static int stranger(struct engine *e, const struct device_list *list, const struct device *device, const struct incoming *in)
 {
     int r;
     if (e->cfg.strangers == STRANGERS_REFUSE || in->held_before)
         return FATE_DONE;
-    r = hold(e, list->uid, in->body);
+    r = hold(e, list, device, in);
     if (r == 0)
         r = relay_lookup_stranger(e, list->uid, list->name);
-    return r < 0 ? r : FATE_HELD;
+    return r ? r : FATE_HELD;
+}
+
+static int first_message_of(struct engine *e, const struct device_list *list, const struct device *device,
+        const struct incoming *in)
+{
+    struct contact *k = contact_find(e, list->uid);
+    int r;
+    if (!k)
+        return stranger(e, list, device, in);
+    if (k->blocked)
+        return FATE_DONE;
+    if (k->held && !in->held_before) {
+        r = hold(e, list, device, in);
+        return r ? r : FATE_HELD;
+    }
+    r = pinned_check(e, k, list, device, in);
+    return r ? r : open_session(e, k, device, in);
 }
 
 static int first_message(struct engine *e, const struct incoming *in)
 {
-    struct device_list *list;
-    const struct device *device;
-    struct contact *k;
+    struct device_list *list = malloc(sizeof(*list));
+    const struct device *device = NULL;
     int r;
-    list = malloc(sizeof(*list));
     if (!list)
         return -ENOMEM;
     r = device_list_verify(in->view.entry.p, in->view.entry.n, list);
-    device = r == 0 ? device_list_find(list, in->view.sender_device) : NULL;
-    if (r > 0 || (r == 0 && !device)) {
+    if (r == 0)
+        device = device_list_find(list, in->view.sender_device);
+    /* Our own words, thrown back at us, are nobody's. */
+    if (r > 0 || (r == 0 && (!device || memcmp(list->uid, identity_address(e->id)->uid, UID_LEN) == 0)))
         r = FATE_FAILED;
-    } else if (r == 0) {
-        k = contact_find(e, list->uid);
-        if (!k)
-            r = stranger(e, list, in);
-        else if (k->blocked)
-            r = FATE_DONE;
-        else if (k->held && !in->held_before)
-            r = hold(e, k->uid, in->body) < 0 ? -EIO : FATE_HELD;
-        else if ((r = pinned_check(e, k, list, in)) == 0)
-            r = handshake_with(e, k, device, in);
-    }
+    else if (r == 0)
+        r = first_message_of(e, list, device, in);
     free(list);
     return r;
 }
@@ -460,135 +425,20 @@ int inbox_deliver(struct engine *e, struct cursor *c)
             return 1;
         r = deliver_one(e, &it);
     }
-    return r;
+    return r == 0 && cursor_end(c) != WIRE_OK ? 1 : r;
 }
 
-/* --- held envelopes --- */
-
-struct held {
-    size_t n;
-    size_t key_len;
-    uint8_t key[UID_LEN + 8];
-    struct buf body;
-};
-
-static int held_visit(void *ctx, const uint8_t *key, size_t key_len, const uint8_t *value, size_t n)
+int inbox_again(struct engine *e, struct span body)
 {
-    struct held *h = ctx;
-    if (h->n++ == 0 && key_len == sizeof(h->key)) {
-        memcpy(h->key, key, key_len);
-        h->key_len = key_len;
-        buf_reset(&h->body);
-        buf_bytes(&h->body, value, n);
-    }
-    return h->n > MAX_HELD_PER_UID;
-}
-
-static int held_del(struct engine *e, const struct held *h)
-{
-    if (e->n_held)
-        e->n_held--;
-    return e->port.del(e->port.ctx, MAP_HELD, h->key, h->key_len);
-}
-
-struct held_count {
-    size_t n;
-    uint64_t highest;
-};
-
-static int count_visit(void *ctx, const uint8_t *key, size_t key_len, const uint8_t *value, size_t n)
-{
-    struct held_count *h = ctx;
-    uint64_t number = 0;
-    (void)value;
-    (void)n;
-    for (size_t i = UID_LEN; i < key_len; i++)
-        number = number << 8 | key[i];
-    h->n++;
-    if (number > h->highest)
-        h->highest = number;
-    return 0;
-}
-
-int inbox_load(struct engine *e)
-{
-    struct held_count h = {0};
-    int r = e->port.scan(e->port.ctx, MAP_HELD, "", 0, 0, count_visit, &h);
-    e->n_held = h.n;
-    e->held_number = h.highest;
-    return r;
-}
-
-static int hold(struct engine *e, const uint8_t uid[UID_LEN], struct span body)
-{
-    struct held h = {0};
-    uint8_t key[UID_LEN + 8];
-    uint64_t number = ++e->held_number;
+    struct incoming in = {.body = body, .held_before = true};
     int r;
-    buf_init(&h.body, RELAY_MAX_BODY);
-    r = e->port.scan(e->port.ctx, MAP_HELD, uid, UID_LEN, UID_LEN, held_visit, &h);
-    buf_done(&h.body);
-    if (r < 0)
-        return r;
-    if (h.n >= MAX_HELD_PER_UID || e->n_held >= MAX_HELD)
-        return event_error(e, "HELD_FULL", NULL, "too many messages of strangers are held; this one was dropped");
-    memcpy(key, uid, UID_LEN);
-    for (unsigned i = 0; i < 8; i++)
-        key[UID_LEN + i] = (uint8_t)(number >> (56 - 8 * i));
-    e->n_held++;
-    return e->port.put(e->port.ctx, MAP_HELD, key, sizeof(key), body.p, body.n);
-}
-
-static int release_one(struct engine *e, struct held *h)
-{
-    struct incoming in = {.body = {.p = h->body.data, .n = h->body.len}, .held_before = true};
-    int r = held_del(e, h);
-    if (r < 0)
-        return r;
-    (void)crypto_hash_sha256(in.hash, in.body.p, in.body.n);
+    (void)crypto_hash_sha256(in.hash, body.p, body.n);
     r = seen_before(e, &in);
     if (r == PORT_NOT_FOUND)
         r = process(e, &in);
     if (r == FATE_FAILED)
         r = event_error(e, "DECRYPT_FAILED", NULL, "a held envelope could not be decrypted; it was dropped");
     return r < 0 ? r : 0;
-}
-
-int inbox_release(struct engine *e, const uint8_t uid[UID_LEN])
-{
-    struct held h;
-    int r = 0;
-    for (unsigned i = 0; r == 0 && i < MAX_HELD_PER_UID; i++) {
-        h = (struct held){0};
-        buf_init(&h.body, RELAY_MAX_BODY);
-        r = e->port.scan(e->port.ctx, MAP_HELD, uid, UID_LEN, UID_LEN, held_visit, &h);
-        if (r > 0)
-            r = 0;
-        if (r == 0 && h.n)
-            r = release_one(e, &h);
-        buf_done(&h.body);
-        if (!h.n)
-            break;
-    }
-    return r;
-}
-
-int inbox_drop_held(struct engine *e, const uint8_t uid[UID_LEN])
-{
-    int r = 0;
-    for (unsigned i = 0; r == 0 && i < MAX_HELD_PER_UID + 1; i++) {
-        struct held h = {0};
-        buf_init(&h.body, RELAY_MAX_BODY);
-        r = e->port.scan(e->port.ctx, MAP_HELD, uid, UID_LEN, UID_LEN, held_visit, &h);
-        if (r > 0)
-            r = 0;
-        if (r == 0 && h.n)
-            r = held_del(e, &h);
-        buf_done(&h.body);
-        if (!h.n)
-            break;
-    }
-    return r;
 }
 
 /* --- read --- */
@@ -616,8 +466,8 @@ static int read_one(struct engine *e, struct peer *p, const struct mp_value *id_
     *count += 1;
     if (cursor_u8(&c))
         return 0;
-    if (e->cfg.receipts)
-        control_owe(e, p, &id, 2);
+    if (e->cfg.receipts && (r = control_owe(e, p, &id, 2)) < 0)
+        return r;
     return id_store(e, key, time_ms, true);
 }
 

@@ -54,19 +54,10 @@ void outmsg_enqueue(struct engine *e, struct outmsg *m, struct outmsg_list *list
     }
 }
 
-static void unfly(struct engine *e, struct outmsg *m)
-{
-    if (!m->by_envelope.key)
-        return;
-    table_del(&e->flying, &m->by_envelope);
-    e->n_flying--;
-    e->flying_bytes -= m->flying_bytes;
-}
-
 void outmsg_free(struct engine *e, struct outmsg *m)
 {
     outmsg_enqueue(e, m, NULL);
-    unfly(e, m);
+    flight_end(e, &m->flight);
     table_del(&e->out, &m->by_id);
     TAILQ_REMOVE(&e->all, m, all);
     e->n_out--;
@@ -92,6 +83,13 @@ static int outmsg_add(struct engine *e, struct outmsg *m)
 }
 
 
+/* Messages as they are found, in the order of their ids. */
+struct loading {
+    struct engine *e;
+    struct outmsg **found;
+    size_t n, cap;
+};
+
 static int load_one(struct engine *e, struct outmsg *m, const uint8_t *value, size_t n)
 {
     struct contact *c;
@@ -99,44 +97,85 @@ static int load_one(struct engine *e, struct outmsg *m, const uint8_t *value, si
     int r = outmsg_parse(value, n, m, &to);
     if (r < 0)
         return r;
+    outmsg_rewind(m, e->now);
     c = contact_find(e, to.uid);
-    if (!c)
-        return -EBADMSG;
-    r = peer_get(e, c, to.device, &m->peer);
-    if (r == 0)
-        r = outmsg_add(e, m);
-    if (r < 0)
-        return r;
-    if (m->order >= e->next_order)
-        e->next_order = m->order + 1;
-    if (m->state == OUT_READY)
-        outmsg_enqueue(e, m, &e->ready);
-    else if (m->state == OUT_WAITING)
-        outmsg_enqueue(e, m, m->not_before_ms > e->now ? &e->future : &m->peer->waiting);
-    return 0;
+    return c ? peer_get(e, c, to.device, &m->peer) : -EBADMSG;
 }
 
 static int load_visit(void *ctx, const uint8_t *key, size_t key_len, const uint8_t *value, size_t n)
 {
-    struct engine *e = ctx;
-    struct outmsg *m = calloc(1, sizeof(*m));
+    struct loading *l = ctx;
+    struct outmsg *m;
     int r;
+    if (key_len != MESSAGE_ID_LEN)
+        return -EBADMSG;
+    if (l->n == l->cap) {
+        size_t cap = l->cap ? l->cap * 2 : 64;
+        struct outmsg **found = realloc(l->found, cap * sizeof(found[0]));
+        if (!found)
+            return -ENOMEM;
+        l->found = found;
+        l->cap = cap;
+    }
+    m = calloc(1, sizeof(*m));
     if (!m)
         return -ENOMEM;
-    if (key_len != MESSAGE_ID_LEN) {
-        free(m);
-        return -EBADMSG;
-    }
     memcpy(m->id.b, key, MESSAGE_ID_LEN);
-    r = load_one(e, m, value, n);
+    r = load_one(l->e, m, value, n);
     if (r < 0)
         free(m);
+    else
+        l->found[l->n++] = m;
     return r;
+}
+
+static int by_order(const void *a, const void *b)
+{
+    const struct outmsg *x = *(struct outmsg *const *)a, *y = *(struct outmsg *const *)b;
+    return x->order < y->order ? -1 : x->order > y->order;
+}
+
+static int load_queue(struct engine *e, struct outmsg *m)
+{
+    if (m->order >= e->next_order)
+        e->next_order = m->order + 1;
+    if (m->state == OUT_WAITING)
+        outmsg_enqueue(e, m, m->not_before_ms > e->now ? &e->future : &m->peer->waiting);
+    else if (m->state == OUT_READY)
+        outmsg_enqueue(e, m, &e->ready);
+    return m->state == OUT_WAITING ? 0 : flight_track(e, &m->flight, &m->envelope);
 }
 
 int outbox_load(struct engine *e)
 {
-    return e->port.scan(e->port.ctx, MAP_OUT, "", 0, 0, load_visit, e);
+    struct loading l = {.e = e};
+    int r = e->port.scan(e->port.ctx, MAP_OUT, "", 0, 0, load_visit, &l);
+    if (l.n)
+        qsort(l.found, l.n, sizeof(l.found[0]), by_order);
+    for (size_t i = 0; i < l.n; i++) {
+        if (r == 0 && (r = outmsg_add(e, l.found[i])) == 0)
+            r = load_queue(e, l.found[i]);
+        else
+            free(l.found[i]);
+    }
+    free(l.found);
+    return r;
+}
+
+static void draw_back(uint64_t *t, uint64_t limit)
+{
+    if (*t > limit)
+        *t = limit;
+}
+
+void outmsg_rewind(struct outmsg *m, uint64_t now_ms)
+{
+    draw_back(&m->created_ms, now_ms);
+    draw_back(&m->expires_ms, now_ms + ENGINE_MAX_TTL_MS);
+    draw_back(&m->encrypted_ms, now_ms);
+    draw_back(&m->retry_ms, now_ms);
+    draw_back(&m->queried_ms, now_ms);
+    draw_back(&m->acked_ms, now_ms);
 }
 
 /* --- acceptance --- */
@@ -273,12 +312,26 @@ static int keep_payload(struct outmsg *m, struct span payload)
     return 0;
 }
 
+/* The relay watches 256 devices for us, the last ones asked for. */
+static void watch_none(struct engine *e)
+{
+    for (size_t i = 0; i < e->peers.n_slots; i++)
+        for (struct table_node *n = e->peers.slots[i]; n; n = n->next) {
+            struct peer *p = container_of(n, struct peer, node);
+            p->watched = p->presence_known = p->present = false;
+        }
+    e->n_watched = 0;
+}
+
 static int watch(struct engine *e, struct peer *p)
 {
     CLEANUP_BUF struct buf b = {0};
     if (p->watched || e->conn != CONN_ONLINE)
         return 0;
+    if (e->n_watched == RELAY_MAX_WATCH)
+        watch_none(e);
     p->watched = true;
+    e->n_watched++;
     buf_init(&b, 256);
     relay_begin(&b, RELAY_WATCH, 0);
     relay_add_watch(&b, &p->address);
@@ -394,69 +447,75 @@ static int encrypt(struct engine *e, struct outmsg *m, struct session *s)
         return r;
     if (m->qos && !m->count) {
         m->count = m->peer->next_count++;
-        m->peer->dirty = true;
+        peer_touch(e, m->peer);
     }
     r = encrypt_body(e, m, s, payload);
     if (r)
         return r;
+    flight_end(e, &m->flight);
     rng_fill(&e->rng, m->envelope.b, ENVELOPE_ID_LEN);
     m->encrypted_ms = e->now;
     m->session_number = ratchet_session_number(s->ratchet);
     m->state = OUT_READY;
     m->acked_ms = 0;
-    if (m->qos)
+    r = flight_track(e, &m->flight, &m->envelope);
+    if (r == 0 && m->qos)
         r = data_store(e, m, payload, (struct span){.p = e->envelope.data, .n = e->envelope.len});
     return r < 0 ? r : outmsg_store(e, m);
 }
 
-/* Whether a message may leave at all; it may have changed since it was accepted. Ends it if not. 1: it must wait or has ended. */
+/* Whether a message may leave at all; it may have changed since it was accepted. Ends it if not. 1: it must wait, or has ended. */
 static int gate(struct engine *e, struct outmsg *m)
 {
-    const struct contact *c = m->peer->contact;
-    if (contact_may_send(c, m->flags & OUT_REQUIRE_VERIFIED) == API_NOT_VERIFIED) {
-        int r = outbox_finish(e, m, OUT_FAILED, "not_verified");
-        return r < 0 ? r : 1;
-    }
-    if (c->held || c->changed)
-        return 1;
-    return m->qos == 0 && !m->peer->present;
+    const struct peer *p = m->peer;
+    int r;
+    if (contact_may_send(p->contact, m->flags & OUT_REQUIRE_VERIFIED) == API_NOT_VERIFIED)
+        r = outbox_finish(e, m, OUT_FAILED, "not_verified");
+    else if (m->qos == 0 && p->presence_known && !p->present)
+        r = outbox_finish(e, m, OUT_FAILED, "offline");
+    else
+        return m->qos == 0 && !p->present;
+    return r < 0 ? r : 1;
 }
 
-/* Sends m at once if it is its turn, else it waits among the ready ones. */
-static int launch(struct engine *e, struct outmsg *m)
+/* Encrypts and submits m. 1: not now. */
+static int send_one(struct engine *e, struct outmsg *m)
 {
-    if (!TAILQ_EMPTY(&e->ready) || !submit_room(e) || m->retry_ms) {
-        if (m->qos == 0)
-            return outbox_finish(e, m, OUT_FAILED, "busy");
-        outmsg_enqueue(e, m, &e->ready);
-        return 0;
+    struct session *s;
+    int r = session_for_sending(e, m->peer, SESSION_WINDOW, &s);
+    if (r)
+        return r;
+    r = control_notice(e, m->peer, s);
+    if (r == 0)
+        r = encrypt(e, m, s);
+    if (r == RATCHET_EXHAUSTED) {
+        r = relay_claim(e, m->peer);
+        return r < 0 ? r : 1;
     }
+    if (r)
+        return r < 0 ? r : -EIO;
     outmsg_enqueue(e, m, NULL);
     return submit_message(e, m, (struct span){.p = e->envelope.data, .n = e->envelope.len});
 }
 
+/* A message is encrypted when there is room for it on its way, not before. */
 static int pump_peer(struct engine *e, struct peer *p)
 {
     struct outmsg *m, *next;
-    for (m = TAILQ_FIRST(&p->waiting); m; m = next) {
-        struct session *s;
-        int r = gate(e, m);
+    if (p->stalled || p->contact->held || p->contact->changed || p->contact->blocked)
+        return 0;
+    for (m = TAILQ_FIRST(&p->waiting); m && submit_room(e); m = next) {
+        int r;
         next = TAILQ_NEXT(m, queue);
+        r = gate(e, m);
         if (r > 0)
             continue;
         if (r == 0)
-            r = session_for_sending(e, p, SESSION_WINDOW, &s);
+            r = send_one(e, m);
+        if (r > 0)
+            p->stalled = true;
         if (r)
             return r < 0 ? r : 0;
-        r = control_notice(e, p, s);
-        if (r == 0)
-            r = encrypt(e, m, s);
-        if (r == RATCHET_EXHAUSTED)
-            return relay_claim(e, p);
-        if (r == 0)
-            r = launch(e, m);
-        if (r)
-            return r < 0 ? r : -EIO;
     }
     return 0;
 }
@@ -486,35 +545,26 @@ static int pump_ready(struct engine *e)
 int outbox_pump(struct engine *e)
 {
     struct peer *p, *next;
+    struct peer *last = TAILQ_LAST(&e->waiting_peers, peer_list);
     int r = pump_ready(e);
-    for (p = TAILQ_FIRST(&e->waiting_peers); r == 0 && p; p = next) {
-        next = TAILQ_NEXT(p, waiting_peers);
+    for (p = TAILQ_FIRST(&e->waiting_peers); r == 0 && p && submit_room(e); p = next) {
+        next = p == last ? NULL : TAILQ_NEXT(p, waiting_peers);
         r = pump_peer(e, p);
+        if (r == 0 && p->in_waiting) { /* the others first, the next time */
+            TAILQ_REMOVE(&e->waiting_peers, p, waiting_peers);
+            TAILQ_INSERT_TAIL(&e->waiting_peers, p, waiting_peers);
+        }
     }
     return r;
 }
 
 int outbox_again(struct engine *e, struct outmsg *m)
 {
-    unfly(e, m);
+    flight_end(e, &m->flight);
     m->state = OUT_WAITING;
     m->retry_ms = 0;
     outmsg_enqueue(e, m, &m->peer->waiting);
     return outmsg_store(e, m);
-}
-
-int outbox_present(struct engine *e, struct peer *p)
-{
-    struct outmsg *m, *next;
-    for (m = TAILQ_FIRST(&p->waiting); m && !p->present; m = next) {
-        int r = 0;
-        next = TAILQ_NEXT(m, queue);
-        if (m->qos == 0)
-            r = outbox_finish(e, m, OUT_FAILED, "offline");
-        if (r < 0)
-            return r;
-    }
-    return 0;
 }
 
 /* --- ends --- */
@@ -536,16 +586,6 @@ static int ack_event(struct engine *e, const char *id_text, const struct address
     return event_end(e, &m);
 }
 
-static void tombstone(struct peer *p, uint64_t count)
-{
-    if (!count)
-        return;
-    if (p->n_tombstones == MAX_TOMBSTONES)
-        memmove(p->tombstones, p->tombstones + 1, --p->n_tombstones * sizeof(p->tombstones[0]));
-    p->tombstones[p->n_tombstones++] = count;
-    p->dirty = true;
-}
-
 static int forget_durable(struct engine *e, struct outmsg *m, enum out_state state, const char *reason)
 {
     struct done d = {.to = m->peer->address, .state = (uint8_t)state, .seq = m->seq, .time_ms = e->now};
@@ -564,8 +604,8 @@ static int forget_durable(struct engine *e, struct outmsg *m, enum out_state sta
 int outbox_finish(struct engine *e, struct outmsg *m, enum out_state state, const char *reason)
 {
     int r = m->qos ? forget_durable(e, m, state, reason) : 0;
-    if (state >= OUT_EXPIRED)
-        tombstone(m->peer, m->count);
+    if (r == 0 && state >= OUT_EXPIRED)
+        r = counts_bury(e, m->peer, m->count);
     if (r == 0)
         r = ack_event(e, m->id_text, &m->peer->address, (uint8_t)state, reason);
     if (r == 0)
@@ -610,8 +650,8 @@ int outbox_receipt(struct engine *e, struct peer *from, const struct message_id 
     if (!node)
         return receipt_for_done(e, from, id, state);
     m = container_of(node, struct outmsg, by_id);
-    /* Only whom it was sent to may say so; the numbers of a message still in the clear are nobody's business. */
-    if (memcmp(m->peer->address.uid, from->address.uid, UID_LEN) != 0 || m->state == OUT_WAITING)
+    /* Only whom it was sent to may say so, and only of what has been sent. */
+    if (memcmp(m->peer->address.uid, from->address.uid, UID_LEN) != 0 || !m->encrypted_ms)
         return 0;
     return outbox_finish(e, m, state == OUT_READ ? OUT_READ : OUT_DELIVERED, NULL);
 }
@@ -632,7 +672,10 @@ static int tick_one(struct engine *e, struct outmsg *m)
 int outbox_tick(struct engine *e)
 {
     struct outmsg *m, *next;
+    struct peer *p;
     int r = 0;
+    TAILQ_FOREACH(p, &e->waiting_peers, waiting_peers)
+        p->stalled = false;
     for (m = TAILQ_FIRST(&e->all); r == 0 && m; m = next) {
         next = TAILQ_NEXT(m, all);
         r = tick_one(e, m);

@@ -7,7 +7,12 @@
 
 #define PREKEY_KEY_LEN 5u
 #define PREKEY_HEAD_LEN 16u /* made, superseded */
-#define MAX_SIGNED 32u
+#define MAX_SWEEP 64u
+#define MAX_ONE_TIME 2000u
+#define ONE_TIME_REPLACE_MS (30 * DAY_MS)
+#define ONE_TIME_KEEP_MS (62 * DAY_MS) /* as long at the relay, and as long again in an envelope under way */
+
+static const char record_key[] = "signed prekey"; /* in MAP_META: id, made, what the relay shows */
 
 static void prekey_key(bool one_time, uint32_t id, uint8_t ret_key[PREKEY_KEY_LEN])
 {
@@ -48,73 +53,76 @@ int prekey_used(struct engine *e, uint32_t id)
     return e->port.del(e->port.ctx, MAP_PREKEY, key, sizeof(key));
 }
 
-/* The signed prekeys that we still have the private part of, oldest first. */
-struct signed_list {
-    size_t n;
-    struct {
-        uint32_t id;
-        uint64_t made_ms, superseded_ms;
-    } key[MAX_SIGNED];
+/* The signed prekey that the relay ought to show. */
+struct current {
+    uint32_t id; /* 0: none yet */
+    uint64_t made_ms;
 };
 
-static int signed_visit(void *ctx, const uint8_t *key, size_t key_len, const uint8_t *value, size_t n)
+static int current_load(struct engine *e, struct current *ret, struct buf *record)
 {
-    struct signed_list *l = ctx;
     struct cursor c;
-    if (key_len != PREKEY_KEY_LEN || n < PREKEY_HEAD_LEN)
+    int r = e->port.get(e->port.ctx, MAP_META, record_key, sizeof(record_key) - 1, &e->scratch);
+    *ret = (struct current){0};
+    if (r)
+        return r < 0 ? r : 0;
+    cursor_init(&c, e->scratch.data, e->scratch.len);
+    ret->id = cursor_u32(&c);
+    ret->made_ms = cursor_u64(&c);
+    if (cursor_status(&c) != WIRE_OK)
         return -EBADMSG;
-    cursor_init(&c, key + 1, 4);
-    l->key[l->n].id = cursor_u32be(&c);
-    cursor_init(&c, value, n);
-    l->key[l->n].made_ms = cursor_u64(&c);
-    l->key[l->n].superseded_ms = cursor_u64(&c);
-    return ++l->n == MAX_SIGNED;
+    buf_bytes(record, c.p, c.left);
+    return buf_status(record);
 }
 
-static int signed_scan(struct engine *e, struct signed_list *ret_list)
+static int current_store(struct engine *e, uint32_t id, const struct buf *record)
 {
-    static const uint8_t from[1] = {0};
-    int r;
-    ret_list->n = 0;
-    r = e->port.scan(e->port.ctx, MAP_PREKEY, from, 1, 1, signed_visit, ret_list);
-    return r < 0 ? r : 0;
+    buf_reset(&e->scratch);
+    buf_u32(&e->scratch, id);
+    buf_u64(&e->scratch, e->now);
+    buf_bytes(&e->scratch, record->data, record->len);
+    return record_put(e, MAP_META, record_key, sizeof(record_key) - 1, &e->scratch);
 }
 
-static int supersede(struct engine *e, uint32_t id, uint64_t made_ms, struct prekey_secret *k)
+static int supersede(struct engine *e, const struct current *old, struct prekey_secret *k)
 {
-    int r = prekey_find(e, false, id, k);
+    int r = prekey_find(e, false, old->id, k);
     if (r)
         return r < 0 ? r : -EBADMSG;
-    return prekey_store(e, k, made_ms, e->now);
+    return prekey_store(e, k, old->made_ms, e->now);
 }
 
-/* A new signed prekey if it is time, or the relay has not got ours. */
-static int rotate(struct engine *e, uint32_t relay_id, struct prekey_secret *k, struct buf *record)
+/* record becomes what the relay is to be given, or stays empty. */
+static int rotate(struct engine *e, struct prekey_secret *k, struct buf *record)
 {
-    struct signed_list l;
-    int r = signed_scan(e, &l);
+    struct current old;
+    int r = current_load(e, &old, record);
     if (r < 0)
         return r;
-    if (l.n) {
-        bool fresh = e->now - l.key[l.n - 1].made_ms < PREKEY_ROTATE_MS;
-        if (fresh && (!relay_id || relay_id == l.key[l.n - 1].id))
-            return 0;
-        if ((r = supersede(e, l.key[l.n - 1].id, l.key[l.n - 1].made_ms, k)) < 0)
-            return r;
+    if (old.id && elapsed(e->now, old.made_ms) < PREKEY_ROTATE_MS && old.made_ms <= e->now + PREKEY_SKEW_MS) {
+        if (old.id == e->relay_signed_id)
+            buf_reset(record);
+        return 0;
     }
+    buf_reset(record);
+    if (old.id && (r = supersede(e, &old, k)) < 0)
+        return r;
     r = prekey_make_signed(e->id, e->next_prekey_id++, e->now, &e->rng, k, record);
-    return r == 0 ? prekey_store(e, k, e->now, 0) : r;
+    if (r == 0)
+        r = prekey_store(e, k, e->now, 0);
+    if (r == 0)
+        r = current_store(e, k->id, record);
+    return r;
 }
 
+/* 0, or 1: not now. */
 static int upload(struct engine *e, const struct relay_put_prekeys *m)
 {
     CLEANUP_BUF struct buf b = {0};
     struct request rq = {.kind = REQ_PREKEYS, .ref = relay_next_ref(e)};
-    int r;
     buf_init(&b, RELAY_MAX_MESSAGE);
     relay_put_prekeys(&b, rq.ref, m);
-    r = relay_request(e, &rq, &b);
-    return r < 0 ? r : 0;
+    return relay_request(e, &rq, &b);
 }
 
 static int make_batch(struct engine *e, struct relay_put_prekeys *m, uint32_t *missing, struct prekey_secret *k, struct buf *records)
@@ -134,17 +142,9 @@ static int make_batch(struct engine *e, struct relay_put_prekeys *m, uint32_t *m
     return r < 0 ? r : buf_status(records);
 }
 
-static int replenish(struct engine *e, uint32_t relay_id, struct prekey_secret *k)
+static int send_batches(struct engine *e, struct relay_put_prekeys *m, uint32_t missing, struct prekey_secret *k)
 {
-    CLEANUP_BUF struct buf record = {0};
-    CLEANUP_FREE struct relay_put_prekeys *m = calloc(1, sizeof(*m));
-    uint32_t missing = e->relay_one_time < ONE_TIME_LOW ? ONE_TIME_TARGET - e->relay_one_time : 0;
-    int r;
-    if (!m)
-        return -ENOMEM;
-    buf_init(&record, RELAY_MAX_PREKEY);
-    r = rotate(e, relay_id, k, &record);
-    m->signed_prekey = (struct span){.p = record.data, .n = record.len};
+    int r = 0;
     while (r == 0 && (m->signed_prekey.n || missing)) {
         CLEANUP_BUF struct buf records = {0};
         buf_init(&records, RELAY_MAX_PREKEYS * RELAY_MAX_PREKEY);
@@ -152,43 +152,117 @@ static int replenish(struct engine *e, uint32_t relay_id, struct prekey_secret *
         if (r == 0)
             r = upload(e, m);
         m->signed_prekey.n = 0;
+        m->replace = false;
     }
-    if (r == 0 && e->relay_one_time < ONE_TIME_LOW)
-        e->relay_one_time = ONE_TIME_TARGET;
     return r;
 }
 
-int prekeys_upkeep(struct engine *e, uint32_t relay_signed_id)
+/* What the sweep finds: keys that are over, the number of one-time keys, the age of the newest. */
+struct sweeping {
+    const struct engine *e;
+    size_t n, one_time;
+    uint64_t newest_ms;
+    uint8_t key[MAX_SWEEP][PREKEY_KEY_LEN];
+};
+
+static bool over(const struct engine *e, bool one_time, uint64_t made_ms, uint64_t superseded_ms)
+{
+    if (one_time)
+        return elapsed(e->now, made_ms) > ONE_TIME_KEEP_MS;
+    if (!superseded_ms)
+        return false;
+    return elapsed(e->now, made_ms) > PREKEY_VALID_MS ||
+            (elapsed(e->now, superseded_ms) > PREKEY_LINGER_MS && e->drained_ms > superseded_ms);
+}
+
+static int sweep_visit(void *ctx, const uint8_t *key, size_t key_len, const uint8_t *value, size_t n)
+{
+    struct sweeping *w = ctx;
+    uint64_t made, superseded;
+    struct cursor c;
+    if (key_len != PREKEY_KEY_LEN || n < PREKEY_HEAD_LEN)
+        return -EBADMSG;
+    cursor_init(&c, value, n);
+    made = cursor_u64(&c);
+    superseded = cursor_u64(&c);
+    w->one_time += key[0];
+    if (key[0] && made > w->newest_ms)
+        w->newest_ms = made;
+    if (w->n < MAX_SWEEP && over(w->e, key[0], made, superseded))
+        memcpy(w->key[w->n++], key, key_len);
+    return 0;
+}
+
+struct oldest {
+    size_t n, max;
+    uint8_t key[MAX_SWEEP][PREKEY_KEY_LEN];
+};
+
+static int oldest_visit(void *ctx, const uint8_t *key, size_t key_len, const uint8_t *value, size_t n)
+{
+    struct oldest *o = ctx;
+    (void)value;
+    (void)n;
+    memcpy(o->key[o->n++], key, key_len);
+    return o->n == o->max;
+}
+
+/* Ids ascend with age, so that the first ones are the oldest. */
+static int drop_oldest(struct engine *e, size_t surplus)
+{
+    static const uint8_t from[1] = {1};
+    struct oldest o = {.max = surplus < MAX_SWEEP ? surplus : MAX_SWEEP};
+    int r = e->port.scan(e->port.ctx, MAP_PREKEY, from, 1, 1, oldest_visit, &o);
+    for (size_t i = 0; r >= 0 && i < o.n; i++)
+        r = e->port.del(e->port.ctx, MAP_PREKEY, o.key[i], PREKEY_KEY_LEN);
+    return r < 0 ? r : 0;
+}
+
+static int sweep(struct engine *e, uint64_t *ret_newest_ms)
+{
+    struct sweeping w = {.e = e};
+    int r = e->port.scan(e->port.ctx, MAP_PREKEY, "", 0, 0, sweep_visit, &w);
+    for (size_t i = 0; r == 0 && i < w.n; i++)
+        r = e->port.del(e->port.ctx, MAP_PREKEY, w.key[i], PREKEY_KEY_LEN);
+    if (r == 0 && w.one_time > MAX_ONE_TIME)
+        r = drop_oldest(e, w.one_time - MAX_ONE_TIME);
+    *ret_newest_ms = w.newest_ms;
+    return r;
+}
+
+static int replenish(struct engine *e, struct prekey_secret *k)
+{
+    CLEANUP_BUF struct buf record = {0};
+    CLEANUP_FREE struct relay_put_prekeys *m = calloc(1, sizeof(*m));
+    uint64_t newest_ms;
+    uint32_t missing;
+    int r;
+    if (!m)
+        return -ENOMEM;
+    r = sweep(e, &newest_ms);
+    if (r < 0)
+        return r;
+    m->replace = newest_ms && elapsed(e->now, newest_ms) > ONE_TIME_REPLACE_MS;
+    missing = m->replace ? ONE_TIME_TARGET : e->relay_one_time < ONE_TIME_LOW ? ONE_TIME_TARGET - e->relay_one_time : 0;
+    buf_init(&record, RELAY_MAX_PREKEY);
+    r = rotate(e, k, &record);
+    m->signed_prekey = (struct span){.p = record.data, .n = record.len};
+    if (r == 0)
+        r = send_batches(e, m, missing, k);
+    if (r > 0)
+        e->prekeys_wanted = true;
+    return r < 0 ? r : 0;
+}
+
+int prekeys_upkeep(struct engine *e)
 {
     struct prekey_secret *k = sodium_malloc(sizeof(*k));
     int r;
     if (!k)
         return -ENOMEM;
     e->upkeep_ms = e->now;
-    r = replenish(e, relay_signed_id, k);
+    e->prekeys_wanted = false;
+    r = replenish(e, k);
     sodium_free(k);
-    if (r == 0)
-        r = prekeys_sweep(e);
     return r == 0 ? meta_store(e) : r;
-}
-
-static bool prekey_over(const struct engine *e, uint64_t made_ms, uint64_t superseded_ms)
-{
-    if (!superseded_ms)
-        return false;
-    return e->now - made_ms > PREKEY_VALID_MS || (e->now - superseded_ms > PREKEY_LINGER_MS && e->drained_ms > superseded_ms);
-}
-
-int prekeys_sweep(struct engine *e)
-{
-    struct signed_list l;
-    int r = signed_scan(e, &l);
-    for (size_t i = 0; r == 0 && i < l.n; i++) {
-        uint8_t key[PREKEY_KEY_LEN];
-        if (!prekey_over(e, l.key[i].made_ms, l.key[i].superseded_ms))
-            continue;
-        prekey_key(false, l.key[i].id, key);
-        r = e->port.del(e->port.ctx, MAP_PREKEY, key, sizeof(key));
-    }
-    return r;
 }

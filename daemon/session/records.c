@@ -133,6 +133,8 @@ int contact_parse(const void *p, size_t n, struct contact *k)
     cursor_copy(&c, k->list.hash, LIST_HASH_LEN);
     get_device(&c, &k->device);
     k->policy = cursor_u8(&c);
+    if (k->policy > KEY_POLICY_ACCEPT)
+        cursor_fail(&c);
     k->verified = get_flag(&c);
     k->blocked = get_flag(&c);
     k->held = get_flag(&c);
@@ -156,15 +158,19 @@ int peer_store(struct engine *e, const struct peer *p)
     buf_u64(b, p->last_reset_ms);
     buf_u64(b, p->next_count);
     buf_u64(b, p->highest_count);
+    buf_u64(b, p->judged_from);
     buf_u8(b, (uint8_t)p->n_gaps);
     for (size_t i = 0; i < p->n_gaps; i++) {
         buf_u64(b, p->gaps[i].from);
         buf_u64(b, p->gaps[i].to);
         buf_u64(b, p->gaps[i].noticed_ms);
+        buf_u8(b, p->gaps[i].kind);
     }
-    buf_u16(b, (uint16_t)p->n_tombstones);
-    for (size_t i = 0; i < p->n_tombstones; i++)
-        buf_u64(b, p->tombstones[i]);
+    buf_u8(b, (uint8_t)p->n_tombstones);
+    for (size_t i = 0; i < p->n_tombstones; i++) {
+        buf_u64(b, p->tombstones[i].from);
+        buf_u64(b, p->tombstones[i].to);
+    }
     return record_put(e, MAP_PEER, p->key, ADDRESS_KEY_LEN, b);
 }
 
@@ -182,18 +188,40 @@ static void get_sessions(struct cursor *c, struct peer *p)
     }
 }
 
-static void get_gaps(struct cursor *c, struct peer *p)
+static int get_gaps(struct cursor *c, struct peer *p)
 {
-    p->n_gaps = cursor_u8(c);
-    if (p->n_gaps > MAX_GAPS) {
-        p->n_gaps = 0;
-        cursor_fail(c);
+    size_t n = cursor_u8(c);
+    if (n > MAX_GAPS)
+        return -EBADMSG;
+    if (n && !(p->gaps = calloc(MAX_GAPS, sizeof(p->gaps[0]))))
+        return -ENOMEM;
+    for (p->n_gaps = 0; p->n_gaps < n; p->n_gaps++) {
+        struct gap *g = &p->gaps[p->n_gaps];
+        g->from = cursor_u64(c);
+        g->to = cursor_u64(c);
+        g->noticed_ms = cursor_u64(c);
+        g->kind = cursor_u8(c);
+        if (g->from > g->to || g->kind > GAP_EXPIRED)
+            return -EBADMSG;
     }
-    for (size_t i = 0; i < p->n_gaps; i++) {
-        p->gaps[i].from = cursor_u64(c);
-        p->gaps[i].to = cursor_u64(c);
-        p->gaps[i].noticed_ms = cursor_u64(c);
+    return 0;
+}
+
+static int get_tombstones(struct cursor *c, struct peer *p)
+{
+    size_t n = cursor_u8(c);
+    if (n > MAX_TOMBSTONES)
+        return -EBADMSG;
+    if (n && !(p->tombstones = calloc(MAX_TOMBSTONES, sizeof(p->tombstones[0]))))
+        return -ENOMEM;
+    for (p->n_tombstones = 0; p->n_tombstones < n; p->n_tombstones++) {
+        struct tombstone *t = &p->tombstones[p->n_tombstones];
+        t->from = cursor_u64(c);
+        t->to = cursor_u64(c);
+        if (t->from > t->to)
+            return -EBADMSG;
     }
+    return 0;
 }
 
 int peer_parse(const void *raw, size_t n, struct peer *p)
@@ -208,13 +236,11 @@ int peer_parse(const void *raw, size_t n, struct peer *p)
     p->last_reset_ms = cursor_u64(&c);
     p->next_count = cursor_u64(&c);
     p->highest_count = cursor_u64(&c);
-    get_gaps(&c, p);
-    p->n_tombstones = cursor_u16(&c);
-    if (p->n_tombstones > MAX_TOMBSTONES)
-        return -EBADMSG;
-    for (size_t i = 0; i < p->n_tombstones; i++)
-        p->tombstones[i] = cursor_u64(&c);
-    return ended(&c);
+    p->judged_from = cursor_u64(&c);
+    r = get_gaps(&c, p);
+    if (r == 0)
+        r = get_tombstones(&c, p);
+    return r < 0 ? r : ended(&c);
 }
 
 int outmsg_store(struct engine *e, const struct outmsg *m)
@@ -264,6 +290,8 @@ int outmsg_parse(const void *p, size_t n, struct outmsg *m, struct address *ret_
     m->encrypted_ms = cursor_u64(&c);
     m->session_number = cursor_u64(&c);
     m->acked_ms = cursor_u64(&c);
+    if (m->state > OUT_SENT || m->qos < 1 || m->qos > 2)
+        cursor_fail(&c);
     return ended(&c);
 }
 
@@ -291,6 +319,8 @@ int done_load(struct engine *e, const struct message_id *id, struct done *d)
         return r;
     get_address(&c, &d->to);
     d->state = cursor_u8(&c);
+    if (d->state > OUT_FAILED)
+        cursor_fail(&c);
     cursor_copy(&c, d->digest, sizeof(d->digest));
     d->seq = cursor_u64(&c);
     d->time_ms = cursor_u64(&c);

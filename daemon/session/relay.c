@@ -28,15 +28,22 @@ int relay_request(struct engine *e, const struct request *rq, struct buf *messag
     return effect_push(e, EFFECT_SEND, message->data, message->len);
 }
 
-static bool request_take(struct engine *e, uint32_t ref, struct request *ret)
+static struct request *request_find(struct engine *e, uint32_t ref)
 {
     for (size_t i = 0; ref && i < e->n_requests; i++)
-        if (e->requests[i].ref == ref) {
-            *ret = e->requests[i];
-            e->requests[i] = e->requests[--e->n_requests];
-            return true;
-        }
-    return false;
+        if (e->requests[i].ref == ref)
+            return &e->requests[i];
+    return NULL;
+}
+
+static bool request_take(struct engine *e, uint32_t ref, struct request *ret)
+{
+    struct request *rq = request_find(e, ref);
+    if (!rq)
+        return false;
+    *ret = *rq;
+    *rq = e->requests[--e->n_requests];
+    return true;
 }
 
 /* --- asking --- */
@@ -98,7 +105,7 @@ int relay_claim(struct engine *e, struct peer *p)
     if (e->conn != CONN_ONLINE || p->claiming || p->claim_not_before_ms > e->now)
         return 0;
     /* A new session is the moment to see whether the name is still theirs. */
-    if (p->contact->name[0] && e->now - p->contact->checked_ms > NAME_CHECK_MS)
+    if (p->contact->name[0] && elapsed(e->now, p->contact->checked_ms) > NAME_CHECK_MS)
         r = relay_lookup_name(e, p->contact->name);
     if (r < 0)
         return r;
@@ -135,10 +142,21 @@ static int deferred_ask(struct engine *e, const char *user)
     return uid_from_text(user, uid) == WIRE_OK ? relay_lookup_uid(e, uid) : relay_lookup_name(e, user);
 }
 
+static bool is_self(const struct engine *e, const char *user)
+{
+    char uid[UID_TEXT_LEN + 1];
+    uid_to_text(identity_address(e->id)->uid, uid);
+    return strcmp(user, identity_name(e->id)) == 0 || strcmp(user, uid) == 0;
+}
+
 int relay_defer(struct engine *e, uint64_t ticket, const char *method, const struct mp_value *params, const char *user)
 {
     uint8_t uid[UID_LEN];
     struct deferred *d;
+    if (e->looked_up)
+        return answer_fail(e, ticket, API_UNKNOWN_USER, 0, "%s: the relay's answer about '%.64s' was refused", method, user);
+    if (is_self(e, user))
+        return answer_fail(e, ticket, API_INVALID_PARAMS, 0, "%s: '%.64s' is this account itself", method, user);
     if (uid_from_text(user, uid) != WIRE_OK && !user_name_ok(user, strlen(user)))
         return answer_fail(e, ticket, API_INVALID_NAME, 0,
                 "%s: '%.64s' is no user name (1 to 64 of a-z 0-9 . _ -, the first a letter or digit) and no uid", method, user);
@@ -163,7 +181,9 @@ static int deferred_end(struct engine *e, struct deferred *d, enum api_error err
     e->n_deferred--;
     if (error == API_OK) {
         mp_view(d->params, d->n, &params);
+        e->looked_up = true;
         r = engine_dispatch(e, d->ticket, d->method, &params);
+        e->looked_up = false;
     } else {
         r = answer_fail(e, d->ticket, error, retry_after_ms, "%s: %s", d->method, text);
     }
@@ -192,7 +212,8 @@ int relay_online(struct engine *e)
     TAILQ_FOREACH(d, &e->deferred, list)
         if (r == 0)
             r = deferred_ask(e, d->name);
-    return r;
+    e->held_asked_ms = 0;
+    return r == 0 ? held_ask(e) : r;
 }
 
 /* --- answers --- */
@@ -207,14 +228,14 @@ static int stranger_known(struct engine *e, const struct request *rq, bool exist
         if (r == 0 && pinned->changed && memcmp(pinned->new_uid, rq->who.uid, UID_LEN) == 0)
             return 0; /* held until a person accepts the changed key */
         r = event_error(e, "STRANGER_UNKNOWN", NULL, "a message came from an account that the relay's directory does not show; it was dropped");
-        return r < 0 ? r : inbox_drop_held(e, rq->who.uid);
+        return r < 0 ? r : held_drop(e, rq->who.uid);
     }
     if (!existed && e->cfg.strangers == STRANGERS_HOLD) {
         c->held = true;
         r = contact_store(e, c);
         return r < 0 ? r : event_error(e, "STRANGER_HELD", c, "a message of somebody new is held; contact.trust or contact.add lets it in");
     }
-    return c->held ? 0 : inbox_release(e, c->uid);
+    return c->held ? 0 : held_release(e, c->uid);
 }
 
 static int learn(struct engine *e, const struct request *rq, const struct relay_account *a)
@@ -226,6 +247,10 @@ static int learn(struct engine *e, const struct request *rq, const struct relay_
     int r;
     if (!list)
         return -ENOMEM;
+    if (!a->entries) {
+        free(list);
+        return 1;
+    }
     r = device_list_advance(a->uid, known ? known->list.n : 0, known ? known->list.hash : NULL, a->entry, a->entries, list);
     if (r > 0) {
         r = event_error(e, "DEVICE_LIST_REFUSED", known, "the relay showed a device list that is forged, outdated or forked; it is ignored");
@@ -258,7 +283,7 @@ static int lookup_answer(struct engine *e, const struct request *rq, const struc
         if (s < 0)
             return s;
     } else if (a->found && contact_find(e, a->uid)) {
-        int s = contact_find(e, a->uid)->held ? 0 : inbox_release(e, a->uid);
+        int s = contact_find(e, a->uid)->held ? 0 : held_release(e, a->uid);
         if (s < 0)
             return s;
     }
@@ -272,6 +297,12 @@ static int lookup_answer(struct engine *e, const struct request *rq, const struc
     return relay_undefer(e, user, API_OK, 0, "");
 }
 
+static int protocol_broken(struct engine *e, const struct request *rq)
+{
+    int r = answer_fail(e, rq->ticket, API_RELAY_REFUSED, 1000, "users: the relay's answer was malformed");
+    return r < 0 ? r : 1;
+}
+
 static int users_answer(struct engine *e, const struct request *rq, struct cursor *c)
 {
     CLEANUP_BUF struct buf b = {0};
@@ -279,7 +310,7 @@ static int users_answer(struct engine *e, const struct request *rq, struct curso
     uint16_t n;
     bool more;
     if (relay_read_users(c, &more, &n) != WIRE_OK)
-        return 1;
+        return protocol_broken(e, rq);
     buf_init(&b, EFFECT_MAX_DATA);
     mp_map_begin(&m, &b);
     mp_put_bool(mp_key(&m, "more"), more);
@@ -287,8 +318,8 @@ static int users_answer(struct engine *e, const struct request *rq, struct curso
     while (n--) {
         struct relay_user user;
         char uid[UID_TEXT_LEN + 1];
-        if (relay_next_user(c, &user) != WIRE_OK)
-            return 1;
+        if (relay_next_user(c, &user) != WIRE_OK) /* the caller hears of the lost connection */
+            return protocol_broken(e, rq);
         uid_to_text(user.uid, uid);
         mp_map_begin(&u, &b);
         mp_put_strn(mp_key(&u, "user"), user.name.p, user.name.n);
@@ -296,7 +327,7 @@ static int users_answer(struct engine *e, const struct request *rq, struct curso
         mp_map_end(&u);
     }
     mp_map_end(&m);
-    return answer_ok(e, rq->ticket, &b);
+    return cursor_end(c) == WIRE_OK ? answer_ok(e, rq->ticket, &b) : protocol_broken(e, rq);
 }
 
 static int account_answer(struct engine *e, const struct request *rq, struct cursor *c)
@@ -314,29 +345,50 @@ static int bundle_answer(struct engine *e, const struct request *rq, struct curs
     return p ? session_bundle(e, p, &b) : 0;
 }
 
-static int ok_answer(struct engine *e, const struct request *rq)
+static enum request_kind kind_of(uint8_t answer)
 {
-    if (rq->kind == REQ_REGISTER && e->conn == CONN_REGISTERING)
-        return account_authenticate(e);
-    if (rq->kind == REQ_UNREGISTER)
-        return 0;
-    return 0;
+    switch (answer) {
+    case RELAY_ACCOUNT:
+        return REQ_LOOKUP;
+    case RELAY_BUNDLE:
+        return REQ_CLAIM;
+    case RELAY_USERS:
+        return REQ_USERS;
+    default:
+        return REQ_NONE;
+    }
 }
 
 int relay_answer(struct engine *e, uint8_t type, uint32_t ref, struct cursor *c)
 {
     struct request rq;
-    if (!request_take(e, ref, &rq))
+    if (!request_find(e, ref))
         return 0; /* an answer after its deadline */
-    if (type == RELAY_OK)
-        return ok_answer(e, &rq);
-    if (type == RELAY_ACCOUNT && rq.kind == REQ_LOOKUP)
+    if (type == RELAY_OK) {
+        (void)request_take(e, ref, &rq);
+        return rq.kind == REQ_REGISTER && e->conn == CONN_REGISTERING ? account_authenticate(e) : 0;
+    }
+    if (kind_of(type) != request_find(e, ref)->kind)
+        return 1;
+    (void)request_take(e, ref, &rq);
+    if (rq.kind == REQ_LOOKUP)
         return account_answer(e, &rq, c);
-    if (type == RELAY_BUNDLE && rq.kind == REQ_CLAIM)
-        return bundle_answer(e, &rq, c);
-    if (type == RELAY_USERS && rq.kind == REQ_USERS)
-        return users_answer(e, &rq, c);
-    return 1;
+    return rq.kind == REQ_CLAIM ? bundle_answer(e, &rq, c) : users_answer(e, &rq, c);
+}
+
+/* The answer to an upload (ref), or news. */
+int relay_prekeys_left(struct engine *e, uint32_t ref, struct cursor *c)
+{
+    struct relay_prekeys m;
+    struct request rq;
+    if (relay_get_prekeys_left(c, &m) != WIRE_OK)
+        return 1;
+    (void)request_take(e, ref, &rq);
+    e->relay_one_time = m.one_time_left;
+    e->relay_signed_id = m.signed_prekey_id;
+    if (!ref && m.one_time_left < ONE_TIME_LOW)
+        e->prekeys_wanted = true;
+    return 0;
 }
 
 void relay_text(const struct relay_error_msg *m, char ret_text[128])
@@ -367,6 +419,10 @@ static int request_failed(struct engine *e, const struct request *rq, enum api_e
         return relay_undefer(e, user, error, retry_after_ms, text);
     case REQ_USERS:
         return answer_fail(e, rq->ticket, error, retry_after_ms, "users: %s", text);
+    case REQ_PREKEYS:
+        e->prekeys_wanted = true;
+        e->relay_one_time = e->relay_signed_id = 0;
+        return 0;
     default:
         return 0;
     }
@@ -391,14 +447,22 @@ int relay_error(struct engine *e, uint32_t ref, const struct relay_error_msg *m)
     return r;
 }
 
-void relay_reset(struct engine *e)
+int relay_reset(struct engine *e)
 {
+    int r = 0;
     for (size_t i = 0; i < e->peers.n_slots; i++)
         for (struct table_node *n = e->peers.slots[i]; n; n = n->next) {
             struct peer *p = container_of(n, struct peer, node);
-            p->claiming = p->watched = p->present = false;
+            p->claiming = p->stalled = p->watched = p->presence_known = p->present = false;
+            p->claim_not_before_ms = 0;
         }
+    for (size_t i = 0; r == 0 && i < e->n_requests; i++)
+        if (e->requests[i].kind == REQ_USERS)
+            r = answer_fail(e, e->requests[i].ticket, API_NOT_CONNECTED, 1000, "users: the connection to the relay was lost");
     e->n_requests = 0;
+    e->n_watched = 0;
+    e->prekeys_wanted = false;
+    return r;
 }
 
 int relay_tick(struct engine *e)

@@ -3,6 +3,8 @@
 
 #include "state.h"
 
+#define CLAIM_REPORT_EVERY 32u
+
 static void session_key(const struct peer *p, const struct session_ref *ref, uint8_t ret_key[SESSION_KEY_LEN])
 {
     memcpy(ret_key, p->key, ADDRESS_KEY_LEN);
@@ -145,7 +147,7 @@ static int session_remove(struct engine *e, struct peer *p, size_t i)
     session_unload(e, &p->sessions[i]);
     p->n_sessions--;
     memmove(&p->sessions[i], &p->sessions[i + 1], (p->n_sessions - i) * sizeof(p->sessions[0]));
-    p->dirty = true;
+    peer_touch(e, p);
     return 0;
 }
 
@@ -191,18 +193,26 @@ int session_add(struct engine *e, struct peer *p, struct ratchet *ratchet, struc
             p->sessions[i].old_since_ms = e->now;
     if (ref.number > p->highest_session)
         p->highest_session = ref.number;
-    ref.loaded->dirty = p->dirty = true;
+    ref.loaded->dirty = true;
+    peer_touch(e, p);
     p->progress_ms = 0;
+    p->stalled = false;
     *ret_session = ref.loaded;
     return 0;
 }
 
 int sessions_expire(struct engine *e, struct peer *p)
 {
+    struct session *s;
     int r = 0;
     for (size_t i = p->n_sessions; r == 0 && i-- > 1;)
-        if (e->now - p->sessions[i].old_since_ms > OLD_SESSION_MS && e->now > p->sessions[i].old_since_ms)
+        if (elapsed(e->now, p->sessions[i].old_since_ms) > OLD_SESSION_MS)
             r = session_remove(e, p, i);
+    for (size_t i = 0; r == 0 && i < p->n_sessions; i++) {
+        r = session_load(e, p, &p->sessions[i], &s);
+        if (r == 0)
+            s->dirty |= ratchet_expire(s->ratchet, e->now);
+    }
     return r;
 }
 
@@ -242,15 +252,9 @@ static int session_flush(struct engine *e, struct session *s)
     return r;
 }
 
-int sessions_flush(struct engine *e)
+static void unload_some(struct engine *e)
 {
     struct session *s, *next;
-    int r = 0;
-    for (s = TAILQ_FIRST(&e->loaded); r == 0 && s; s = next) {
-        next = TAILQ_NEXT(s, lru);
-        if (s->dirty)
-            r = session_flush(e, s);
-    }
     for (s = TAILQ_FIRST(&e->loaded); s && e->n_loaded > MAX_LOADED_SESSIONS; s = next) {
         next = TAILQ_NEXT(s, lru);
         for (size_t i = 0; i < s->peer->n_sessions; i++)
@@ -259,22 +263,30 @@ int sessions_flush(struct engine *e)
                 break;
             }
     }
-    for (size_t i = 0; r == 0 && i < e->peers.n_slots; i++)
-        for (struct table_node *n = e->peers.slots[i]; r == 0 && n; n = n->next) {
-            struct peer *p = container_of(n, struct peer, node);
-            if (p->dirty)
-                r = peer_store(e, p);
-            p->dirty = false;
-        }
+}
+
+int sessions_flush(struct engine *e)
+{
+    struct session *s;
+    struct peer *p;
+    int r = 0;
+    TAILQ_FOREACH(s, &e->loaded, lru)
+        if (r == 0 && s->dirty)
+            r = session_flush(e, s);
+    while (r == 0 && (p = TAILQ_FIRST(&e->dirty_peers))) {
+        TAILQ_REMOVE(&e->dirty_peers, p, dirty_peers);
+        p->dirty = false;
+        r = peer_store(e, p);
+    }
+    if (r == 0)
+        unload_some(e);
     return r;
 }
 
 /* --- sending --- */
 
-static bool exhausted(const struct engine *e, const struct peer *p, const struct session *s, uint64_t window)
+static bool exhausted(const struct session *s, uint64_t window)
 {
-    (void)e;
-    (void)p;
     return ratchet_sent(s->ratchet) - ratchet_seen_by_peer(s->ratchet) >= window;
 }
 
@@ -284,12 +296,12 @@ int session_for_sending(struct engine *e, struct peer *p, uint64_t window, struc
     int r = session_active(e, p, &s);
     if (r < 0)
         return r;
-    if (r == 0 && !p->reset_wanted && !exhausted(e, p, s, window)) {
+    if (r == 0 && !p->reset_wanted && !exhausted(s, window)) {
         *ret_session = s;
         return 0;
     }
     /* The peer is reading: its acknowledgments will make room, a new session would only cost. */
-    if (r == 0 && !p->reset_wanted && p->progress_ms && e->now - p->progress_ms < PROGRESS_MS)
+    if (r == 0 && !p->reset_wanted && p->progress_ms && elapsed(e->now, p->progress_ms) < PROGRESS_MS)
         return 1;
     r = relay_claim(e, p);
     return r < 0 ? r : 1;
@@ -300,6 +312,8 @@ static int claim_failed(struct engine *e, struct peer *p, const char *why)
     uint64_t wait = SECOND_MS << (p->claim_failures < 6 ? p->claim_failures : 6);
     p->claim_failures++;
     p->claim_not_before_ms = e->now + wait;
+    if (p->claim_failures % CLAIM_REPORT_EVERY != 1)
+        return 0;
     return event_error(e, "NO_SESSION", p->contact, "cannot open a session: %s; trying again", why);
 }
 
@@ -331,6 +345,8 @@ static int opened(struct engine *e, struct peer *p, struct ratchet *ratchet)
     if (r < 0 || !reset)
         return r;
     p->last_reset_ms = e->now;
+    p->resets++;
+    peer_touch(e, p);
     uid_to_text(p->contact->uid, uid);
     (void)event_begin(e, EV_SESSION_RESET, &m);
     mp_put_str(mp_key(&m, "user"), contact_label(p->contact, label));
@@ -339,20 +355,58 @@ static int opened(struct engine *e, struct peer *p, struct ratchet *ratchet)
     return event_end(e, &m);
 }
 
+/*
+ * Numbers far ahead come from a clock that was wrong. Where the peer has one too, it accepts the next (docs/PROTOCOL.md, section 6); where it
+ * never answered, it has refused them, and the sessions are of no use.
+ */
+static int drop_future(struct engine *e, struct peer *p)
+{
+    int r = 0;
+    if (p->highest_session <= e->now + SESSION_AHEAD_MS)
+        return 0;
+    while (r == 0 && p->n_sessions && p->sessions[0].number > e->now + SESSION_AHEAD_MS) {
+        struct session *s;
+        r = session_active(e, p, &s);
+        if (r < 0 || ratchet_received(s->ratchet))
+            return r;
+        r = session_remove(e, p, 0);
+    }
+    if (r == 0) {
+        p->highest_session = p->n_sessions ? p->sessions[0].number : 0;
+        peer_touch(e, p);
+    }
+    return r;
+}
+
+static int initiate(struct engine *e, struct peer *p, const struct bundle *bundle)
+{
+    struct ratchet *ratchet;
+    uint64_t number;
+    int r = drop_future(e, p);
+    if (r < 0)
+        return r;
+    number = e->now > p->highest_session ? e->now : p->highest_session + 1;
+    r = ratchet_initiate(e->id, &p->contact->device, bundle, number, e->now, &e->rng, &ratchet);
+    if (r)
+        return r < 0 ? r : claim_failed(e, p, "the contact's keys are unusable");
+    return opened(e, p, ratchet);
+}
+
 int session_bundle(struct engine *e, struct peer *p, const struct relay_bundle *b)
 {
-    uint64_t number = e->now > p->highest_session ? e->now : p->highest_session + 1;
-    struct ratchet *ratchet;
     struct bundle bundle;
-    int r;
+    struct session *s;
+    int r = session_active(e, p, &s);
+    if (r < 0)
+        return r;
     p->claiming = false;
+    /* The peer was first, and its session serves as well. */
+    if (r == 0 && !p->reset_wanted && !exhausted(s, SESSION_WINDOW))
+        return 0;
     if (!b->found)
         return claim_failed(e, p, "the relay has no prekeys of the contact");
     r = bundle_verify(&p->contact->device, b->signed_prekey, b->one_time, e->now, &bundle);
     if (r)
         return r < 0 ? r : claim_failed(e, p, bundle_problem(r));
-    r = ratchet_initiate(e->id, &p->contact->device, &bundle, number, e->now, &e->rng, &ratchet);
-    if (r)
-        return r < 0 ? r : claim_failed(e, p, "the contact's keys are unusable");
-    return opened(e, p, ratchet);
+    return initiate(e, p, &bundle);
 }

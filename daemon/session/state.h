@@ -56,17 +56,28 @@ enum map_id {
 #define MAX_EPHEMERAL 256u
 #define EPHEMERAL_MS (5 * SECOND_MS)
 #define MAX_OWED 1000u
-#define MAX_TOMBSTONES 256u
+#define MAX_TOMBSTONES 64u     /* ranges */
+#define NOTICE_MAX_COUNTS 4096u /* in one notice */
 #define MAX_GAPS 64u
 #define GAP_REPORT_MS (5 * MINUTE_MS)
 #define MAX_HELD_PER_UID 100u
 #define MAX_HELD 1000u
 #define MAX_ERROR_EVENTS_MINUTE 10u
+#define HELD_ASK_MS (5 * MINUTE_MS)
+#define HELD_ASK_MAX 64u
+#define SESSION_AHEAD_MS DAY_MS
 #define ONE_TIME_TARGET 100u
 #define ONE_TIME_LOW 50u
 #define EFFECT_MAX_DATA (1u << 20)
+#define SWEEP_MAPS 5u
 #define STORE_VALUE_MAX (512u * 1024u)
 #define DEFAULT_MAX_EVENTS 100000u
+
+/* Clocks jump: what lies in the future is no time ago. */
+static inline uint64_t elapsed(uint64_t now_ms, uint64_t then_ms)
+{
+    return now_ms > then_ms ? now_ms - then_ms : 0;
+}
 
 enum event_type {
     EV_CONNECTED, EV_DISCONNECTED, EV_ERROR, EV_MESSAGE, EV_MESSAGE_ACK, EV_KEY_CHANGED, EV_SESSION_RESET, EV_RAW, EV_GAP,
@@ -108,11 +119,19 @@ struct session_ref {
     struct session *loaded;
 };
 
+/* Counts that have not come (counts.c). */
+enum gap_kind { GAP_MISSING = 0, GAP_REPORTED = 1, GAP_EXPIRED = 2 };
 struct gap {
     uint64_t from, to, noticed_ms;
+    uint8_t kind;
+};
+/* Counts of ours that will not come. */
+struct tombstone {
+    uint64_t from, to;
 };
 
 TAILQ_HEAD(outmsg_list, outmsg);
+TAILQ_HEAD(peer_list, peer);
 
 /* One device of a contact. */
 struct peer {
@@ -125,12 +144,13 @@ struct peer {
     uint64_t highest_session, last_reset_ms;
     uint64_t next_count;  /* of the next counted message to it */
     uint64_t highest_count; /* received from it */
-    size_t n_gaps;
-    struct gap gaps[MAX_GAPS];
-    size_t n_tombstones;
-    uint64_t tombstones[MAX_TOMBSTONES];
-    bool dirty;
+    uint64_t judged_from;   /* gaps up to here are no longer known */
+    size_t n_gaps, n_tombstones;
+    struct gap *gaps; /* NULL, or room for MAX_GAPS */
+    struct tombstone *tombstones; /* NULL, or room for MAX_TOMBSTONES */
     /* From here on not stored. */
+    bool dirty; /* in engine.dirty_peers; see peer_touch() */
+    TAILQ_ENTRY(peer) dirty_peers;
     struct outmsg_list waiting;
     TAILQ_ENTRY(peer) waiting_peers;
     bool in_waiting;
@@ -143,7 +163,9 @@ struct peer {
     uint64_t claim_not_before_ms;
     uint32_t claim_failures;
     uint64_t progress_ms; /* when `seen` of the peer last moved */
-    bool watched, present;
+    uint32_t resets;      /* since it last moved */
+    bool stalled; /* nothing can be sent now; looked at again after a tick or a new session */
+    bool watched, presence_known, present;
 };
 
 enum out_state { OUT_WAITING = 0, OUT_READY = 1, OUT_SENT = 2, OUT_DELIVERED = 3, OUT_READ = 4, OUT_EXPIRED = 5, OUT_FAILED = 6 };
@@ -151,13 +173,21 @@ enum out_state { OUT_WAITING = 0, OUT_READY = 1, OUT_SENT = 2, OUT_DELIVERED = 3
 #define OUT_REQUIRE_VERIFIED 2u
 #define ID_TEXT_MAX 64u
 
+/* An envelope that the relay has to take, or has taken: in a message or in a control. */
+struct flight {
+    struct table_node node; /* engine.envelopes, by envelope id; from encryption to the end */
+    bool control;           /* the holder is a struct control, else a struct outmsg */
+    bool flying;            /* submitted on this connection, and not yet answered */
+    uint32_t bytes;
+};
+
 /* A message that has not reached its end: in MAP_OUT and MAP_DATA, or (qos 0) in memory alone. */
 struct outmsg {
     TAILQ_ENTRY(outmsg) all;
     TAILQ_ENTRY(outmsg) queue; /* peer.waiting, engine.future or engine.ready, as `queued` says */
     struct outmsg_list *queued;
     struct table_node by_id;       /* engine.out */
-    struct table_node by_envelope; /* engine.flying, while the relay has not answered */
+    struct flight flight;
     struct message_id id;
     char id_text[ID_TEXT_MAX + 1];
     struct peer *peer;
@@ -170,7 +200,6 @@ struct outmsg {
     uint64_t retry_ms;        /* ready again then; 0: now */
     uint64_t queried_ms, acked_ms; /* when the relay was last asked; when it first said «acknowledged» */
     uint32_t attempts;
-    uint32_t flying_bytes;
     uint8_t *payload; /* qos 0 only */
     size_t payload_len;
 };
@@ -178,12 +207,18 @@ struct outmsg {
 /* A receipt or notice that the relay has not stored yet. */
 struct control {
     TAILQ_ENTRY(control) all;
-    struct table_node by_envelope;
+    struct flight flight;
     struct envelope_id envelope;
     struct address to;
     uint64_t expires_ms, retry_ms;
-    bool flying;
-    uint32_t flying_bytes;
+};
+
+/* Somebody of whom envelopes are held (held.c). */
+struct held_uid {
+    struct table_node node; /* engine.held */
+    uint8_t uid[UID_LEN];
+    char name[RELAY_MAX_NAME + 1]; /* that the first of them claims */
+    size_t n;
 };
 
 enum request_kind { REQ_NONE = 0, REQ_REGISTER, REQ_AUTH, REQ_PREKEYS, REQ_LOOKUP, REQ_CLAIM, REQ_USERS, REQ_UNREGISTER };
@@ -227,7 +262,9 @@ struct engine {
     struct engine_config cfg;
     struct port port;
     struct rng rng;
-    uint64_t now;
+    uint64_t now; /* the clock; while online without its jumps, see set_clock() */
+    uint64_t clock_ms;
+    int64_t jump_ms; /* now - clock_ms */
 
     /* The account. */
     struct identity *id;
@@ -253,19 +290,22 @@ struct engine {
     size_t n_requests;
     uint32_t rtt_us;
     char last_error[128];
-    bool prekeys_wanted;
-    uint32_t relay_one_time;
+    int64_t relay_ahead_ms; /* the relay's clock against ours */
+    bool prekeys_wanted;    /* an upload is due, or was refused */
+    uint32_t relay_one_time, relay_signed_id;
+    size_t n_watched;
 
-    struct table contacts, peers, out, flying;
+    struct table contacts, peers, out, envelopes, held;
     TAILQ_HEAD(session_head, session) loaded;
     size_t n_loaded;
-    TAILQ_HEAD(, peer) waiting_peers, owing_peers;
+    struct peer_list waiting_peers, owing_peers, dirty_peers;
     struct outmsg_list all, ready, future;
     TAILQ_HEAD(, control) controls;
     size_t n_out, n_controls, n_ephemeral, n_flying, flying_bytes;
     uint64_t next_order;
     TAILQ_HEAD(, deferred) deferred;
     size_t n_deferred;
+    bool looked_up; /* the call at hand has had its look-up */
     TAILQ_HEAD(, wait) waits;
     size_t n_waits;
 
@@ -279,10 +319,10 @@ struct engine {
     uint64_t first_seq, last_seq, last_tick_ms, held_number;
     uint64_t error_window_ms;
     uint32_t errors_in_window, errors_swallowed;
-    uint64_t sweep_ms, upkeep_ms;
+    uint64_t sweep_ms, upkeep_ms, held_asked_ms;
     unsigned sweep_map;
-    uint8_t sweep_key[4][PORT_MAX_KEY];
-    size_t sweep_key_len[4];
+    uint8_t sweep_key[SWEEP_MAPS][PORT_MAX_KEY];
+    size_t sweep_key_len[SWEEP_MAPS];
     STAILQ_HEAD(, effect_node) effects;
 };
 
@@ -300,6 +340,7 @@ int record_put(struct engine *e, enum map_id map, const void *key, size_t n, str
 int contact_store(struct engine *e, const struct contact *c) MUST_USE;
 int contact_parse(const void *p, size_t n, struct contact *ret_contact) MUST_USE;
 int peer_store(struct engine *e, const struct peer *p) MUST_USE;
+/* What it allocated is the peer's, also after a failure. */
 int peer_parse(const void *p, size_t n, struct peer *ret_peer) MUST_USE;
 int outmsg_store(struct engine *e, const struct outmsg *m) MUST_USE;
 int outmsg_parse(const void *p, size_t n, struct outmsg *ret_m, struct address *ret_to) MUST_USE;
@@ -335,14 +376,18 @@ struct contact *contact_find(struct engine *e, const uint8_t uid[UID_LEN]);
 int contact_resolve(struct engine *e, const char *user, struct contact **ret_contact) MUST_USE;
 /* Name for people: the user name, or the uid as text. buf has room for UID_TEXT_LEN + 1. */
 const char *contact_label(const struct contact *c, char buf[UID_TEXT_LEN + 1]);
+/* 1: too many. */
 int contact_new(struct engine *e, const struct device_list *list, const char *name, struct contact **ret_contact) MUST_USE;
 /* A verified newer list of a contact. */
 int contact_set_list(struct engine *e, struct contact *c, const struct device_list *list) MUST_USE;
-/* What a LOOKUP by name brought: pins, or finds the change. */
+/* What a LOOKUP by name brought: pins, or finds the change. 1: refused. */
 int contact_learn(struct engine *e, const char *name, const struct device_list *list) MUST_USE;
 int contacts_load(struct engine *e) MUST_USE;
 /* API_OK, or why nothing may be sent to it now. */
 enum api_error contact_may_send(const struct contact *c, bool require_verified);
+void peer_free(struct engine *e, struct peer *p);
+/* p has changed; it is stored when the turn ends. */
+void peer_touch(struct engine *e, struct peer *p);
 struct peer *peer_find(struct engine *e, const struct address *a);
 int peer_get(struct engine *e, struct contact *c, uint32_t device, struct peer **ret_peer) MUST_USE;
 int contact_call(struct engine *e, uint64_t ticket, const char *method, const struct mp_value *params) MUST_USE;
@@ -371,7 +416,6 @@ int outbox_tick(struct engine *e) MUST_USE;
 int outbox_finish(struct engine *e, struct outmsg *m, enum out_state state, const char *reason) MUST_USE;
 int outbox_receipt(struct engine *e, struct peer *from, const struct message_id *id, uint8_t state) MUST_USE;
 int outbox_fail_contact(struct engine *e, struct contact *c, const char *reason) MUST_USE;
-int outbox_present(struct engine *e, struct peer *p) MUST_USE;
 /* To be encrypted again, from the payload. */
 int outbox_again(struct engine *e, struct outmsg *m) MUST_USE;
 void outmsg_enqueue(struct engine *e, struct outmsg *m, struct outmsg_list *list);
@@ -383,6 +427,9 @@ size_t outbox_queued(const struct engine *e);
 bool submit_room(const struct engine *e);
 int submit_message(struct engine *e, struct outmsg *m, struct span body) MUST_USE;
 int submit_control(struct engine *e, struct control *c, struct span body) MUST_USE;
+int flight_track(struct engine *e, struct flight *f, const struct envelope_id *id) MUST_USE;
+/* Harmless where it is not tracked. */
+void flight_end(struct engine *e, struct flight *f);
 int submit_flush(struct engine *e) MUST_USE;
 int submit_results(struct engine *e, struct cursor *c) MUST_USE;
 int submit_states(struct engine *e, struct cursor *c) MUST_USE;
@@ -392,7 +439,7 @@ int submit_reset(struct engine *e) MUST_USE;
 
 /* control.c: receipts and notices. */
 int control_load(struct engine *e) MUST_USE;
-void control_owe(struct engine *e, struct peer *p, const struct message_id *id, uint8_t state);
+int control_owe(struct engine *e, struct peer *p, const struct message_id *id, uint8_t state) MUST_USE;
 int control_flush(struct engine *e) MUST_USE;
 int control_notice(struct engine *e, struct peer *p, struct session *s) MUST_USE;
 int control_submit(struct engine *e) MUST_USE;
@@ -405,13 +452,29 @@ int wait_notify(struct engine *e, const struct message_id *id, uint8_t state, co
 int wait_tick(struct engine *e) MUST_USE;
 
 /* inbox.c */
-int inbox_load(struct engine *e) MUST_USE;
 int inbox_deliver(struct engine *e, struct cursor *c) MUST_USE;
-/* Envelopes that were held for uid, in their order. */
-int inbox_release(struct engine *e, const uint8_t uid[UID_LEN]) MUST_USE;
-int inbox_drop_held(struct engine *e, const uint8_t uid[UID_LEN]) MUST_USE;
+/* An envelope that was held, now that its sender is known. */
+int inbox_again(struct engine *e, struct span body) MUST_USE;
 int inbox_read_call(struct engine *e, uint64_t ticket, const struct mp_value *params) MUST_USE;
-int inbox_gaps_tick(struct engine *e) MUST_USE;
+
+/* counts.c: gaps in what comes, tombstones of what will not. */
+/* A message with this count has come for the first time. */
+int counts_came(struct engine *e, struct peer *p, uint64_t count) MUST_USE;
+/* Its sender says that this one will not come. */
+int counts_expired(struct engine *e, struct peer *p, uint64_t count) MUST_USE;
+int counts_tick(struct engine *e) MUST_USE;
+int counts_bury(struct engine *e, struct peer *p, uint64_t count) MUST_USE;
+/* Takes up to max counts out of the tombstones. */
+size_t counts_unbury(struct engine *e, struct peer *p, size_t max, struct buf *out);
+
+/* held.c: envelopes of people who are not known yet, or not let in. */
+int held_load(struct engine *e) MUST_USE;
+int held_put(struct engine *e, const uint8_t uid[UID_LEN], const char *name, struct span body) MUST_USE;
+/* Takes them in, in their order. */
+int held_release(struct engine *e, const uint8_t uid[UID_LEN]) MUST_USE;
+int held_drop(struct engine *e, const uint8_t uid[UID_LEN]) MUST_USE;
+/* Asks the relay for those whom a lost answer has left unknown. */
+int held_ask(struct engine *e) MUST_USE;
 
 /* account.c: life of the account, registration, authentication, prekeys. */
 int account_call(struct engine *e, uint64_t ticket, const char *method, const struct mp_value *params) MUST_USE;
@@ -422,13 +485,15 @@ int account_refused(struct engine *e, const struct relay_error_msg *m) MUST_USE;
 /* Text of a relay's error for people. */
 void relay_text(const struct relay_error_msg *m, char ret_text[128]);
 int account_tick(struct engine *e) MUST_USE;
+/* The peers' times are drawn back where the clock has gone back. */
+void peer_rewind(struct peer *p, uint64_t now_ms);
+void outmsg_rewind(struct outmsg *m, uint64_t now_ms);
 
 /* prekeys.c */
-/* relay_signed_id: what the relay holds; 0: as far as we know, ours. */
-int prekeys_upkeep(struct engine *e, uint32_t relay_signed_id) MUST_USE;
+/* Brings the relay what it lacks, by engine.relay_one_time and relay_signed_id; makes and deletes what is due. */
+int prekeys_upkeep(struct engine *e) MUST_USE;
 int prekey_find(struct engine *e, bool one_time, uint32_t id, struct prekey_secret *ret_secret) MUST_USE;
 int prekey_used(struct engine *e, uint32_t id) MUST_USE;
-int prekeys_sweep(struct engine *e) MUST_USE;
 
 /* relay.c: requests and their answers. */
 int relay_request(struct engine *e, const struct request *r, struct buf *message) MUST_USE;
@@ -438,7 +503,9 @@ int relay_lookup_name(struct engine *e, const char *name) MUST_USE;
 int relay_lookup_stranger(struct engine *e, const uint8_t uid[UID_LEN], const char *name) MUST_USE;
 int relay_lookup_uid(struct engine *e, const uint8_t uid[UID_LEN]) MUST_USE;
 int relay_claim(struct engine *e, struct peer *p) MUST_USE;
-void relay_reset(struct engine *e);
+/* The connection has gone. */
+int relay_reset(struct engine *e) MUST_USE;
+int relay_prekeys_left(struct engine *e, uint32_t ref, struct cursor *c) MUST_USE;
 int relay_online(struct engine *e) MUST_USE;
 int relay_error(struct engine *e, uint32_t ref, const struct relay_error_msg *m) MUST_USE;
 int relay_answer(struct engine *e, uint8_t type, uint32_t ref, struct cursor *c) MUST_USE;

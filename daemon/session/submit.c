@@ -8,6 +8,7 @@
 #define RETRY_MAX_MS (5 * MINUTE_MS)
 #define QUERY_BATCH 512u
 #define ENVELOPE_OVERHEAD 128u
+#define MAX_RESET_DOUBLINGS 5u
 
 bool submit_room(const struct engine *e)
 {
@@ -50,32 +51,56 @@ static int batch_add(struct engine *e, const struct relay_submit_item *item)
     return r;
 }
 
-static int fly(struct engine *e, struct table_node *node, const struct envelope_id *id, size_t bytes, uint32_t *ret_bytes)
+int flight_track(struct engine *e, struct flight *f, const struct envelope_id *id)
 {
-    int r = table_add(&e->flying, node, id->b);
-    if (r < 0)
-        return r;
-    *ret_bytes = (uint32_t)(bytes + ENVELOPE_OVERHEAD);
+    return table_add(&e->envelopes, &f->node, id->b);
+}
+
+static void land(struct engine *e, struct flight *f)
+{
+    if (!f->flying)
+        return;
+    f->flying = false;
+    e->n_flying--;
+    e->flying_bytes -= f->bytes;
+}
+
+void flight_end(struct engine *e, struct flight *f)
+{
+    land(e, f);
+    table_del(&e->envelopes, &f->node);
+}
+
+static void take_off(struct engine *e, struct flight *f, size_t bytes)
+{
+    f->flying = true;
+    f->bytes = (uint32_t)(bytes + ENVELOPE_OVERHEAD);
     e->n_flying++;
-    e->flying_bytes += *ret_bytes;
-    return 0;
+    e->flying_bytes += f->bytes;
+}
+
+/* The end of an envelope's life by the relay's clock. */
+static uint64_t relay_time(const struct engine *e, uint64_t ms)
+{
+    if (e->relay_ahead_ms < 0)
+        return elapsed(ms, (uint64_t)-e->relay_ahead_ms);
+    return ms + (uint64_t)e->relay_ahead_ms;
 }
 
 int submit_message(struct engine *e, struct outmsg *m, struct span body)
 {
-    struct relay_submit_item item = {.id = m->envelope, .to = m->peer->address, .expires_ms = m->expires_ms, .body = body};
-    int r = fly(e, &m->by_envelope, &m->envelope, body.n, &m->flying_bytes);
+    struct relay_submit_item item = {.id = m->envelope, .to = m->peer->address, .expires_ms = relay_time(e, m->expires_ms), .body = body};
     if (m->qos == 0)
         item.flags = RELAY_SUBMIT_EPHEMERAL;
-    return r < 0 ? r : batch_add(e, &item);
+    take_off(e, &m->flight, body.n);
+    return batch_add(e, &item);
 }
 
 int submit_control(struct engine *e, struct control *c, struct span body)
 {
-    struct relay_submit_item item = {.id = c->envelope, .to = c->to, .expires_ms = c->expires_ms, .body = body};
-    int r = fly(e, &c->by_envelope, &c->envelope, body.n, &c->flying_bytes);
-    c->flying = true;
-    return r < 0 ? r : batch_add(e, &item);
+    struct relay_submit_item item = {.id = c->envelope, .to = c->to, .expires_ms = relay_time(e, c->expires_ms), .body = body};
+    take_off(e, &c->flight, body.n);
+    return batch_add(e, &item);
 }
 
 static uint64_t retry_at(const struct engine *e, uint32_t attempts, uint32_t hint_ms)
@@ -111,53 +136,54 @@ static int message_stored(struct engine *e, struct outmsg *m)
     return r == 0 ? wait_notify(e, &m->id, OUT_SENT, NULL) : r;
 }
 
+static int message_refused(struct engine *e, struct outmsg *m, const struct relay_submitted_item *it)
+{
+    if (m->qos == 0)
+        return outbox_finish(e, m, OUT_FAILED, "relay_refused");
+    m->retry_ms = retry_at(e, m->attempts++, it->retry_after_ms);
+    outmsg_enqueue(e, m, &e->ready);
+    /* The device has gone from the directory: perhaps the name is somebody else's by now. */
+    if (it->status == SUBMIT_NO_DEVICE && m->peer->contact->name[0])
+        return relay_lookup_name(e, m->peer->contact->name);
+    return 0;
+}
+
 static int message_result(struct engine *e, struct outmsg *m, const struct relay_submitted_item *it)
 {
-    e->n_flying--;
-    e->flying_bytes -= m->flying_bytes;
-    table_del(&e->flying, &m->by_envelope);
+    land(e, &m->flight);
     switch (it->status) {
     case SUBMIT_STORED:
     case SUBMIT_DUPLICATE:
         return message_stored(e, m);
     case SUBMIT_NOT_CONNECTED:
+        if (m->qos)
+            return message_refused(e, m, it);
         m->peer->present = false;
         return outbox_finish(e, m, OUT_FAILED, "offline");
-    case SUBMIT_EXPIRED:
-        return outbox_finish(e, m, OUT_EXPIRED, "ttl");
     case SUBMIT_TOO_LARGE:
         return outbox_finish(e, m, OUT_FAILED, "too_large");
-    default:
-        if (m->qos == 0)
-            return outbox_finish(e, m, OUT_FAILED, "relay_refused");
-        m->retry_ms = retry_at(e, m->attempts++, it->retry_after_ms);
-        outmsg_enqueue(e, m, &e->ready);
-        /* The device has gone from the directory: perhaps the name is somebody else's by now. */
-        if (it->status == SUBMIT_NO_DEVICE && m->peer->contact->name[0])
-            return relay_lookup_name(e, m->peer->contact->name);
-        return 0;
+    default: /* expired, too: by whose clock, our own tick decides */
+        return message_refused(e, m, it);
     }
 }
 
 static int control_result(struct engine *e, struct control *c, const struct relay_submitted_item *it)
 {
-    e->n_flying--;
-    e->flying_bytes -= c->flying_bytes;
-    table_del(&e->flying, &c->by_envelope);
-    c->flying = false;
-    if (it->status == SUBMIT_STORED || it->status == SUBMIT_DUPLICATE || it->status == SUBMIT_EXPIRED || it->status == SUBMIT_TOO_LARGE)
+    land(e, &c->flight);
+    if (it->status == SUBMIT_STORED || it->status == SUBMIT_DUPLICATE || it->status == SUBMIT_TOO_LARGE)
         return control_done(e, c);
     c->retry_ms = retry_at(e, 3, it->retry_after_ms);
     return 0;
 }
 
-static struct control *control_of(struct engine *e, const struct table_node *node)
+static int result(struct engine *e, const struct relay_submitted_item *it)
 {
-    struct control *c;
-    TAILQ_FOREACH(c, &e->controls, all)
-        if (&c->by_envelope == node)
-            return c;
-    return NULL;
+    struct table_node *node = table_get(&e->envelopes, it->id.b);
+    struct flight *f = node ? container_of(node, struct flight, node) : NULL;
+    if (!f || !f->flying)
+        return 0;
+    return f->control ? control_result(e, container_of(f, struct control, flight), it)
+                      : message_result(e, container_of(f, struct outmsg, flight), it);
 }
 
 int submit_results(struct engine *e, struct cursor *c)
@@ -166,49 +192,44 @@ int submit_results(struct engine *e, struct cursor *c)
     int r = relay_read_count(c, 1, RELAY_MAX_BATCH, &n);
     while (r == 0 && n--) {
         struct relay_submitted_item it;
-        struct table_node *node;
-        struct control *ctl;
         if (relay_next_submitted(c, &it) != WIRE_OK)
             return 1;
-        node = table_get(&e->flying, it.id.b);
-        if (!node)
-            continue;
-        ctl = e->n_controls ? control_of(e, node) : NULL;
-        r = ctl ? control_result(e, ctl, &it) : message_result(e, container_of(node, struct outmsg, by_envelope), &it);
+        r = result(e, &it);
     }
-    return r;
+    return r == 0 && cursor_end(c) != WIRE_OK ? 1 : r;
+}
+
+static int message_lost(struct engine *e, struct outmsg *m)
+{
+    bool flew = m->flight.flying;
+    m->retry_ms = 0;
+    m->queried_ms = 0;
+    land(e, &m->flight);
+    if (!flew)
+        return 0;
+    if (!m->qos)
+        return outbox_finish(e, m, OUT_FAILED, "disconnected");
+    outmsg_enqueue(e, m, &e->ready);
+    return 0;
 }
 
 int submit_reset(struct engine *e)
 {
     struct outmsg *m, *next;
     struct control *c;
-    for (m = TAILQ_FIRST(&e->all); m; m = next) {
+    int r = 0;
+    for (m = TAILQ_FIRST(&e->all); r == 0 && m; m = next) {
         next = TAILQ_NEXT(m, all);
-        m->retry_ms = 0;
-        m->queried_ms = 0;
-        if (!m->by_envelope.key)
-            continue;
-        table_del(&e->flying, &m->by_envelope);
-        if (m->qos) {
-            outmsg_enqueue(e, m, &e->ready);
-            continue;
-        }
-        int r = outbox_finish(e, m, OUT_FAILED, "disconnected");
-        if (r < 0)
-            return r;
+        r = message_lost(e, m);
     }
     TAILQ_FOREACH(c, &e->controls, all)
     {
-        table_del(&e->flying, &c->by_envelope);
-        c->flying = false;
+        land(e, &c->flight);
         c->retry_ms = 0;
     }
-    e->n_flying = 0;
-    e->flying_bytes = 0;
     buf_reset(&e->submit);
     buf_reset(&e->acks);
-    return 0;
+    return r;
 }
 
 /* --- does the relay still know them? --- */
@@ -227,7 +248,7 @@ static bool query_due(const struct engine *e, const struct outmsg *m, bool all)
 {
     if (m->state != OUT_SENT || m->qos == 0)
         return false;
-    return all || (e->now - m->encrypted_ms > TROUBLE_MS && e->now - m->queried_ms > TROUBLE_MS);
+    return all || (elapsed(e->now, m->encrypted_ms) > TROUBLE_MS && elapsed(e->now, m->queried_ms) > TROUBLE_MS);
 }
 
 int submit_query(struct engine *e, bool all)
@@ -258,6 +279,13 @@ static bool session_is_active(const struct outmsg *m)
     return m->peer->n_sessions && m->peer->sessions[0].number == m->session_number;
 }
 
+/* The next reset of a session: an hour after the last one, and longer while none of them helps. */
+static bool reset_due(const struct engine *e, const struct peer *p)
+{
+    unsigned in_vain = p->resets < MAX_RESET_DOUBLINGS ? p->resets : MAX_RESET_DOUBLINGS;
+    return !p->last_reset_ms || elapsed(e->now, p->last_reset_ms) >= RESET_EVERY_MS << (in_vain ? in_vain - 1 : 0);
+}
+
 /*
  * The recipient's daemon took the envelope from the relay and yet no receipt has come: it could not read it. After a while the message is
  * encrypted anew in a new session.
@@ -269,32 +297,33 @@ static int acknowledged_unread(struct engine *e, struct outmsg *m)
         m->acked_ms = e->now;
         return outmsg_store(e, m);
     }
-    if (e->now - m->acked_ms < TROUBLE_MS)
+    if (elapsed(e->now, m->acked_ms) < TROUBLE_MS)
         return 0;
     if (session_is_active(m)) {
-        if (p->last_reset_ms && e->now - p->last_reset_ms < RESET_EVERY_MS)
+        if (!reset_due(e, p))
             return 0;
         p->reset_wanted = true;
+        p->stalled = false;
     }
     return outbox_again(e, m);
 }
 
 static int unknown_there(struct engine *e, struct outmsg *m)
 {
-    if (e->now - m->encrypted_ms > REOFFER_MS || !session_is_active(m))
+    if (elapsed(e->now, m->encrypted_ms) > REOFFER_MS || !session_is_active(m))
         return outbox_again(e, m);
     m->state = OUT_READY;
+    m->acked_ms = 0;
     outmsg_enqueue(e, m, &e->ready);
     return outmsg_store(e, m);
 }
 
 static struct outmsg *sent_by_envelope(struct engine *e, const struct envelope_id *id)
 {
-    struct outmsg *m;
-    TAILQ_FOREACH(m, &e->all, all)
-        if (m->state == OUT_SENT && memcmp(m->envelope.b, id->b, ENVELOPE_ID_LEN) == 0)
-            return m;
-    return NULL;
+    struct table_node *node = table_get(&e->envelopes, id->b);
+    struct flight *f = node ? container_of(node, struct flight, node) : NULL;
+    struct outmsg *m = f && !f->control ? container_of(f, struct outmsg, flight) : NULL;
+    return m && m->state == OUT_SENT ? m : NULL;
 }
 
 int submit_states(struct engine *e, struct cursor *c)
@@ -310,5 +339,5 @@ int submit_states(struct engine *e, struct cursor *c)
             continue;
         r = it.state == ENVELOPE_UNKNOWN ? unknown_there(e, m) : acknowledged_unread(e, m);
     }
-    return r;
+    return r == 0 && cursor_end(c) != WIRE_OK ? 1 : r;
 }

@@ -74,7 +74,7 @@ void store_close(struct store *s)
 {
     if (!s)
         return;
-    store_rollback(s);
+    /* Ends an open transaction, too. */
     db_close(&s->db);
     seal_key_free(s->key);
     buf_done(&s->sealed);

@@ -1,5 +1,6 @@
 #include "buf.h"
 
+#include <endian.h>
 #include <errno.h>
 #include <sodium.h>
 #include <stdlib.h>
@@ -106,19 +107,20 @@ static inline uint8_t *extend(struct buf *b, size_t n)
     return p;
 }
 
-static void store_le(uint8_t *p, uint64_t v, size_t n)
+/* The low n bytes of v. */
+static inline void store_le(uint8_t *p, uint64_t v, size_t n)
 {
-    for (size_t i = 0; i < n; i++)
-        p[i] = (uint8_t)(v >> (8 * i));
+    v = htole64(v);
+    memcpy(p, &v, n);
 }
 
-static void store_be(uint8_t *p, uint64_t v, size_t n)
+static inline void store_be(uint8_t *p, uint64_t v, size_t n)
 {
-    for (size_t i = 0; i < n; i++)
-        p[i] = (uint8_t)(v >> (8 * (n - 1 - i)));
+    v = htobe64(v);
+    memcpy(p, (const uint8_t *)&v + sizeof(v) - n, n);
 }
 
-static void put_le(struct buf *b, uint64_t v, size_t n)
+static inline void put_le(struct buf *b, uint64_t v, size_t n)
 {
     uint8_t *p = extend(b, n);
 
@@ -126,7 +128,7 @@ static void put_le(struct buf *b, uint64_t v, size_t n)
         store_le(p, v, n);
 }
 
-static void put_be(struct buf *b, uint64_t v, size_t n)
+static inline void put_be(struct buf *b, uint64_t v, size_t n)
 {
     uint8_t *p = extend(b, n);
 
@@ -246,24 +248,24 @@ const uint8_t *cursor_take(struct cursor *c, size_t n)
     return p;
 }
 
-static uint64_t get_le(struct cursor *c, size_t n)
+static inline uint64_t get_le(struct cursor *c, size_t n)
 {
     const uint8_t *p = cursor_take(c, n);
     uint64_t v = 0;
 
-    for (size_t i = 0; p && i < n; i++)
-        v |= (uint64_t)p[i] << (8 * i);
-    return v;
+    if (p)
+        memcpy(&v, p, n);
+    return le64toh(v);
 }
 
-static uint64_t get_be(struct cursor *c, size_t n)
+static inline uint64_t get_be(struct cursor *c, size_t n)
 {
     const uint8_t *p = cursor_take(c, n);
     uint64_t v = 0;
 
-    for (size_t i = 0; p && i < n; i++)
-        v = v << 8 | p[i];
-    return v;
+    if (p)
+        memcpy((uint8_t *)&v + sizeof(v) - n, p, n);
+    return be64toh(v);
 }
 
 uint8_t cursor_u8(struct cursor *c)

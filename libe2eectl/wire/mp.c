@@ -205,7 +205,7 @@ static int check_value(struct walk *w, const struct head *h)
     case MP_MAP:
         if (h->arg > MP_MAX_PAIRS)
             return refuse(w, "a map has too many pairs");
-        /* fall through */
+        __attribute__((fallthrough));
     case MP_ARRAY:
         return w->depth < MP_MAX_DEPTH ? WIRE_OK : refuse(w, "nested too deep");
     default:

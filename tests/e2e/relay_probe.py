@@ -1,14 +1,15 @@
 #!/usr/bin/python3
-"""Speaks docs/PROTOCOL.md section 8 to a real e2ee-relay, from the document alone.
+"""Speaks docs/PROTOCOL.md section 8 to a real e2ee-relay.
 
     relay_probe.py PATH_OF_E2EE_RELAY
 
 Starts the relay on a free port with state in a temporary directory, kills it with SIGKILL in between, and ends with
-the line "N passed, N failed". Needs python3-websockets and python3-nacl.
+the line "N passed, N failed".
 """
 import asyncio
-import hashlib
 import os
+import re
+import resource
 import signal
 import ssl
 import struct
@@ -16,15 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
-import nacl.encoding
 import nacl.signing
 import websockets
 
-CHALLENGE, WELCOME, ERROR, OK, SUBMITTED, DELIVER, ACCOUNT, BUNDLE, USERS, PRESENCE, STATES, PREKEYS, DRAINED = range(1, 14)
-AUTH, REGISTER, PUT_PREKEYS, LOOKUP, CLAIM, SUBMIT, ACK, QUERY, LIST_USERS, WATCH, UNREGISTER = range(0x41, 0x4c)
-(BAD_MESSAGE, AUTH_FAILED, NAME_TAKEN, NOT_FOUND, RATE_LIMITED, TOO_LARGE, FORBIDDEN, REGISTRATION_CLOSED, TOKEN_REQUIRED,
- BUSY, FULL, UNSUPPORTED, WRONG_HOST, REPLACED, CONFLICT, UNKNOWN_ACCOUNT, CLOCK_SKEW, BINDING_REQUIRED) = range(1, 19)
+from relay_client import *
 
 passed = failed = 0
 
@@ -36,276 +34,6 @@ def check(what, good, detail=""):
     else:
         failed += 1
         print(f"FAILED: {what} {detail}", flush=True)
-
-
-def now():
-    return int(time.time() * 1000)
-
-
-def lp(b):
-    return struct.pack("<I", len(b)) + b
-
-
-def label(text):
-    return text.encode() + b"\0"
-
-
-class Reader:
-    def __init__(self, data):
-        self.data, self.at = data, 0
-
-    def take(self, n):
-        if self.at + n > len(self.data):
-            raise ValueError("truncated message")
-        self.at += n
-        return self.data[self.at - n:self.at]
-
-    def num(self, n):
-        return int.from_bytes(self.take(n), "little")
-
-    def lp(self):
-        return self.take(self.num(4))
-
-    def end(self):
-        if self.at != len(self.data):
-            raise ValueError("trailing bytes")
-
-
-class Device:
-    def __init__(self, number):
-        self.number = number
-        self.dsk = nacl.signing.SigningKey.generate()
-        self.rak = nacl.signing.SigningKey.generate()
-        self.dhk = os.urandom(32)
-
-    def encode(self):
-        return (struct.pack("<I", self.number) + bytes(self.dsk.verify_key) + self.dhk + bytes(self.rak.verify_key) +
-                struct.pack("<BH", 1, 1))
-
-
-class Account:
-    def __init__(self, name, devices=(1,)):
-        self.name = name.encode()
-        self.ak = nacl.signing.SigningKey.generate()
-        self.uid = hashlib.blake2b(label("e2eed/1 uid") + bytes(self.ak.verify_key), digest_size=32).digest()
-        self.devices = [Device(n) for n in devices]
-        self.revoked = []
-        self.n, self.previous = 0, bytes(32)
-
-    def address(self, device=1):
-        return self.uid + struct.pack("<I", device)
-
-    def entry(self, n=None, previous=None, name=None):
-        """The next entry of the chain (or one with other values), signed."""
-        body = (b"\1" + bytes(self.ak.verify_key) + lp(name or self.name) + struct.pack("<Q", n or self.n + 1) +
-                (self.previous if previous is None else previous) + struct.pack("<Q", now()) +
-                struct.pack("<B", len(self.devices)) + b"".join(d.encode() for d in self.devices) +
-                struct.pack("<B", len(self.revoked)) + b"".join(struct.pack("<I", r) for r in self.revoked))
-        signatures = self.ak.sign(label("e2eed/1 device list") + body).signature
-        for d in self.devices:
-            signatures += d.dsk.sign(label("e2eed/1 device entry") + body).signature
-        if n is None and previous is None and name is None:
-            self.n += 1
-            self.previous = hashlib.sha256(label("e2eed/1 device list hash") + body).digest()
-            self.newest = lp(body) + signatures
-        return lp(body) + signatures
-
-    def signed_prekey(self, key_id, device=0, list_n=1, key=None):
-        d = self.devices[device]
-        body = (b"\1" + self.uid + struct.pack("<IQHI", d.number, list_n, 1, key_id) + os.urandom(32) + os.urandom(1184) +
-                struct.pack("<QQ", now(), now() + 30 * 86400000))
-        return lp(body) + (key or d.dsk).sign(label("e2eed/1 signed prekey") + body).signature
-
-    def one_time(self, key_id, device=0):
-        d = self.devices[device]
-        body = b"\1" + self.uid + struct.pack("<II", d.number, key_id) + os.urandom(32) + os.urandom(1184)
-        return lp(body) + d.dsk.sign(label("e2eed/1 one-time prekey") + body).signature
-
-
-class Relay:
-    def __init__(self, binary, state, *options):
-        self.binary, self.state, self.options, self.port = binary, state, options, 0
-
-    def start(self):
-        self.process = subprocess.Popen(
-            [self.binary, "serve", "--listen", f"127.0.0.1:{self.port}", "--state", self.state, *self.options],
-            stdout=subprocess.PIPE, text=True)
-        line = self.process.stdout.readline()
-        if not line.startswith("listening on 127.0.0.1:"):
-            raise RuntimeError(f"the relay did not start: {line!r}")
-        self.port = int(line.rsplit(":", 1)[1])
-        return self
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
-
-    def stop(self, sig=signal.SIGTERM):
-        self.process.send_signal(sig)
-        code = self.process.wait(timeout=20)
-        self.process.stdout.close()
-        return code
-
-
-class Client:
-    """One WebSocket connection."""
-
-    def __init__(self, relay):
-        self.relay, self.ref, self.pushed = relay, 0, []
-        self.auto = {}
-
-    async def open(self, tls=None):
-        scheme = "wss" if tls else "ws"
-        self.ws = await websockets.connect(f"{scheme}://127.0.0.1:{self.relay.port}/", subprotocols=["e2ee.v1"],
-                                           compression=None, max_size=None, ssl=tls, open_timeout=20)
-        kind, ref, r = await self.recv()
-        assert kind == CHALLENGE and ref == 0, kind
-        self.version = r.num(2)
-        self.nonce = r.take(32)
-        self.relay_time = r.num(8)
-        self.store_id = r.take(16)
-        self.max_message, self.max_body, self.window = r.num(4), r.num(4), r.num(4)
-        self.registration = r.num(1)
-        r.end()
-        return self
-
-    async def recv(self, timeout=20):
-        data = await asyncio.wait_for(self.ws.recv(), timeout)
-        r = Reader(data)
-        return r.num(1), r.num(4), r
-
-    async def send(self, kind, fields=b"", ref=None):
-        if ref is None:
-            self.ref += 1
-            ref = self.ref
-        await self.ws.send(struct.pack("<BI", kind, ref) + fields)
-        return ref
-
-    async def ask(self, kind, fields=b""):
-        """Sends a request; what comes before its answer is kept in `pushed`."""
-        ref = await self.send(kind, fields)
-        while True:
-            k, r, reader = await self.recv()
-            if r == ref:
-                return k, reader
-            self.pushed.append((k, reader))
-
-    async def next(self, kind, timeout=20):
-        """The next pushed message of a kind."""
-        for i, (k, reader) in enumerate(self.pushed):
-            if k == kind:
-                del self.pushed[i]
-                return reader
-        while True:
-            k, _, reader = await self.recv(timeout)
-            if k == kind:
-                return reader
-            self.pushed.append((k, reader))
-
-    async def error_then_close(self):
-        """(code, retry, text) of the ERROR that ends the connection, and the close code."""
-        code = None
-        try:
-            while True:
-                k, _, r = await self.recv()
-                if k == ERROR:
-                    code = r.num(2)
-        except websockets.ConnectionClosed as e:
-            return code, e.rcvd.code if e.rcvd else None
-
-    def auth_fields(self, account, device=0, host=None, nonce=None, when=None, binding=0, exporter=b"", key=None,
-                    number=None, named=None):
-        d = account.devices[device]
-        key = key or d.rak
-        host = (host or f"127.0.0.1:{self.relay.port}").encode()
-        mine, when = os.urandom(32), when or now()
-        address = account.address(number or d.number)
-        signed = (label("e2eed/1 relay auth") + lp(host) + struct.pack("<B", binding) + lp(exporter) + (nonce or self.nonce) +
-                  mine + address + struct.pack("<Q", when))
-        return (address + bytes((named or key).verify_key) + mine + struct.pack("<Q", when) + lp(host) +
-                struct.pack("<B", binding) + key.sign(signed).signature)
-
-    async def auth(self, account, device=0, **how):
-        kind, r = await self.ask(AUTH, self.auth_fields(account, device, **how))
-        if kind == WELCOME:
-            self.welcome = dict(time=r.num(8), one_time=r.num(4), signed=r.num(4), n=r.num(8), waiting=r.num(4))
-            r.end()
-            return 0
-        return r.num(2)
-
-    async def register(self, account, entry=None, token=b"", name=None):
-        kind, r = await self.ask(REGISTER, lp(name or account.name) + lp(token) + lp(entry or account.entry()))
-        return 0 if kind == OK else r.num(2)
-
-    async def submit(self, envelopes):
-        """[(id, address, flags, expires, body)] -> {id: (status, retry)}"""
-        fields = struct.pack("<H", len(envelopes))
-        for e in envelopes:
-            fields += e[0] + e[1] + struct.pack("<BQ", e[2], e[3]) + lp(e[4])
-        kind, r = await self.ask(SUBMIT, fields)
-        result = {}
-        while True:
-            if kind == ERROR:
-                return r.num(2)
-            for _ in range(r.num(2)):
-                i = r.take(16)
-                result[i] = (r.num(1), r.num(4))
-            r.end()
-            if len(result) == len({e[0] for e in envelopes}):
-                return result
-            kind, _, r = await self.recv()
-
-    async def deliveries(self, n, ack=True, timeout=20):
-        """The next n envelopes, [(id, time, body)] in their order."""
-        got = []
-        while len(got) < n:
-            r = await self.next(DELIVER, timeout)
-            ids = []
-            for _ in range(r.num(2)):
-                got.append((r.take(16), r.num(8), r.lp()))
-                ids.append(got[-1][0])
-            r.end()
-            if ack:
-                await self.ack(ids)
-        return got
-
-    async def ack(self, ids):
-        for at in range(0, len(ids), 1024):
-            part = ids[at:at + 1024]
-            await self.send(ACK, struct.pack("<H", len(part)) + b"".join(part), ref=0)
-
-    async def quiet(self, seconds=0.3):
-        """Whether no DELIVER comes for a while."""
-        try:
-            await self.next(DELIVER, seconds)
-            return False
-        except asyncio.TimeoutError:
-            return True
-
-    async def states(self, pairs):
-        kind, r = await self.ask(QUERY, struct.pack("<H", len(pairs)) + b"".join(i + a for i, a in pairs))
-        assert kind == STATES
-        out = {}
-        for _ in range(r.num(2)):
-            i = r.take(16)
-            out[i] = r.num(1)
-        r.end()
-        return out
-
-    async def close(self):
-        await self.ws.close()
-
-
-def envelope(account, body=b"x" * 100, device=1, flags=0, ttl=3600, eid=None):
-    return (eid or os.urandom(16), account.address(device), flags, now() + ttl * 1000, body)
-
-
-async def online(relay, account, device=0):
-    c = await Client(relay).open()
-    code = await c.auth(account, device)
-    assert code == 0, f"AUTH failed with {code}"
-    return c
 
 
 async def test_registration(relay, alice, bob):
@@ -720,6 +448,50 @@ async def test_unregister(relay, bob):
     await b.close()
 
 
+def handshake(extra=""):
+    return ("GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: e2ee.v1\r\n" + extra + "\r\n").encode()
+
+
+def frame(message):
+    """One masked binary frame (with a mask of zeros)."""
+    n = len(message)
+    head = struct.pack(">BB", 0x82, 0x80 | n) if n < 126 else struct.pack(">BBH", 0x82, 0x80 | 126, n)
+    return head + bytes(4) + message
+
+
+class OpensslClient(Client):
+    """AUTH over `openssl s_client`, which prints the exporter that Python's ssl module does not have."""
+
+    async def run(self, account, wrong=False):
+        tool = await asyncio.create_subprocess_exec(
+            "openssl", "s_client", "-connect", f"127.0.0.1:{self.relay.port}", "-nocommands", "-keymatexport",
+            "EXPORTER-Channel-Binding", "-keymatexportlen", "32", stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL)
+        seen = b""
+
+        async def until(pattern):
+            nonlocal seen
+            while not (found := re.search(pattern, seen, re.DOTALL)):
+                more = await asyncio.wait_for(tool.stdout.read(65536), 20)
+                if not more:
+                    raise EOFError(pattern)
+                seen += more
+            return found
+
+        tool.stdin.write(handshake())
+        exporter = bytes.fromhex((await until(rb"Keying material: ([0-9A-F]{64})"))[1].decode())
+        self.nonce = (await until(rb"\x82\x4c\x01\0\0\0\0\x01\0(.{32})"))[1]
+        if wrong:
+            exporter = os.urandom(32)
+        tool.stdin.write(frame(struct.pack("<BI", AUTH, 0x51525354) + self.auth_fields(account, binding=1, exporter=exporter)))
+        answer = (await until(rb"\x82.([\x02\x03])TSRQ(..)"))
+        tool.stdin.close()
+        tool.kill()
+        await tool.wait()
+        return 0 if answer[1] == b"\x02" else struct.unpack("<H", answer[2])[0]
+
+
 def tls_files(directory):
     cert, key = os.path.join(directory, "cert.pem"), os.path.join(directory, "key.pem")
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
@@ -728,7 +500,6 @@ def tls_files(directory):
 
 
 async def test_tls(binary, directory):
-    """Python's ssl module has no exporter, so that only what needs none is checked here."""
     cert, key = tls_files(directory)
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -740,6 +511,8 @@ async def test_tls(binary, directory):
     check("binding is required", await c.auth(dora) == BINDING_REQUIRED)
     c = await Client(relay).open(tls=context)
     check("a wrong exporter", await c.auth(dora, binding=1, exporter=os.urandom(32)) == AUTH_FAILED)
+    check("bound to the channel", await OpensslClient(relay).run(dora) == 0)
+    check("bound to another channel", await OpensslClient(relay).run(dora, wrong=True) == AUTH_FAILED)
     old = ssl.create_default_context()
     old.check_hostname, old.verify_mode, old.maximum_version = False, ssl.CERT_NONE, ssl.TLSVersion.TLSv1_2
     try:
@@ -747,12 +520,12 @@ async def test_tls(binary, directory):
         check("TLS 1.2 is refused", False)
     except (ssl.SSLError, OSError):
         check("TLS 1.2 is refused", True)
-    check("TLS relay stops", relay.stop() == 0)
+    check("TLS relay stops", await asyncio.to_thread(relay.stop) == 0)
     relay = Relay(binary, os.path.join(directory, "tls"), "--tls-cert", cert, "--tls-key", key, "--channel-binding", "off").start()
     c = await Client(relay).open(tls=context)
     check("binding off", await c.auth(dora) == 0)
     await c.close()
-    check("stops", relay.stop() == 0)
+    check("stops", await asyncio.to_thread(relay.stop) == 0)
 
 
 async def test_modes(binary, directory):
@@ -781,14 +554,67 @@ async def test_modes(binary, directory):
     check("a full mailbox", sorted(v[0] for v in result.values()) == [0] * 5 + [3] * 3)
     stats = subprocess.run([binary, "stats", "--state", state], capture_output=True, text=True)
     check("stats", stats.returncode == 0 and "waiting envelopes  5" in stats.stdout, stats.stdout + stats.stderr)
-    check("stops at SIGINT", relay.stop(signal.SIGINT) == 0)
+    check("stops at SIGINT", await asyncio.to_thread(relay.stop, signal.SIGINT) == 0)
     relay = Relay(binary, state, "--registration", "closed").start()
     c = await Client(relay).open()
     gus = Account("gus")
     check("closed", await c.register(gus) == REGISTRATION_CLOSED and c.registration == 2)
     check("auth still works", await c.auth(eve) == 0)
-    check("stops with a client", relay.stop() == 0)
+    check("stops with a client", await asyncio.to_thread(relay.stop) == 0)
     check("1001", (await c.error_then_close())[1] == 1001)
+
+
+async def test_full_disk(binary, directory):
+    """Files that may not grow (what a full disk is to SQLite): nothing is reported stored, and all is well afterwards."""
+    relay = Relay(binary, os.path.join(directory, "full")).start(
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (400000, resource.RLIM_INFINITY)))
+    hal, ida = Account("hal"), Account("ida")
+    c, d = await Client(relay).open(), await Client(relay).open()
+    check("register", await c.register(hal) == 0 and await d.register(ida) == 0)
+    check("auth", await c.auth(hal) == 0 and await d.auth(ida) == 0)
+    statuses, last, got = set(), None, []
+    for _ in range(40):
+        last = envelope(ida, body=os.urandom(30000))
+        status, retry = (await c.submit([last]))[last[0]]
+        statuses.add(status)
+        got += [g[0] for g in await d.deliveries(1, ack=False)]
+    check("try again, not stored", statuses == {0, 4} and status == 4 and retry > 0, statuses)
+    check("live delivery goes on", len(got) == 40)
+    check("the relay lives", (await d.ask(LOOKUP, b"\1" + lp(b"hal")))[0] == ACCOUNT)
+    resource.prlimit(relay.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    check("stored when there is room", (await c.submit([last]))[last[0]][0] == 0)
+    await d.ack(got)
+    result = (await c.states([(last[0], ida.address())]))[last[0]]
+    check("stops", await asyncio.to_thread(relay.stop) == 0)
+    relay.start()
+    d = await online(relay, ida)
+    check("acknowledged", d.welcome["waiting"] == 0, d.welcome)
+    await asyncio.to_thread(relay.stop)
+
+
+async def half_open(relay):
+    """Peers that begin and do not go on are sent away within 30 s."""
+    async def peer(name, data, rest=b"", limit=30):
+        reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)
+        start = time.monotonic()
+        writer.write(data)
+        while time.monotonic() - start < limit + 5:
+            try:
+                more = await asyncio.wait_for(reader.read(65536), 1)
+                if more == b"" or b"\x88\x02" in more:
+                    break
+            except asyncio.TimeoutError:
+                writer.write(rest[:1])
+                rest = rest[1:]
+            except OSError:
+                break
+        check(f"{name} is sent away", time.monotonic() - start < limit, f"{time.monotonic() - start:.1f} s")
+        writer.close()
+
+    whole = handshake()
+    await asyncio.gather(peer("a silent connection", b""), peer("half a request", whole[:60]),
+                         peer("a request byte by byte", whole[:20], whole[20:80]),
+                         peer("a connection without AUTH", whole, limit=20))
 
 
 async def test_stop(relay, alice, bob):
@@ -797,7 +623,7 @@ async def test_stop(relay, alice, bob):
     e = [envelope(bob, body=os.urandom(500)) for _ in range(100)]
     result = await a.submit(e)
     check("stored", all(v[0] == 0 for v in result.values()))
-    check("exit status", relay.stop() == 0)
+    check("exit status", await asyncio.to_thread(relay.stop) == 0)
     relay.start()
     b = await online(relay, bob)
     check("kept", [g[0] for g in await b.deliveries(100)] == [x[0] for x in e])
@@ -808,6 +634,8 @@ async def main(binary):
     with tempfile.TemporaryDirectory() as directory:
         relay = Relay(binary, os.path.join(directory, "state")).start()
         alice, bob = Account("alice"), Account("bob")
+        slow = Relay(binary, os.path.join(directory, "slow")).start()
+        waiting = asyncio.ensure_future(half_open(slow))
         try:
             store = (await Client(relay).open()).store_id
             await test_registration(relay, alice, bob)
@@ -824,11 +652,14 @@ async def main(binary):
             check("the store's id stays", (await Client(relay).open()).store_id == store)
         finally:
             if relay.process.poll() is None:
-                check("exit status", relay.stop() == 0)
+                check("exit status", await asyncio.to_thread(relay.stop) == 0)
             else:
                 check("the relay lives", False, relay.process.returncode)
         await test_tls(binary, directory)
         await test_modes(binary, directory)
+        await test_full_disk(binary, directory)
+        await waiting
+        check("exit status", await asyncio.to_thread(slow.stop) == 0)
 
 
 if __name__ == "__main__":
@@ -837,7 +668,6 @@ if __name__ == "__main__":
     try:
         asyncio.run(main(sys.argv[1]))
     except Exception as e:  # an unexpected answer: report it as one failure with its place
-        import traceback
         traceback.print_exc()
         failed += 1
     print(f"{passed} passed, {failed} failed")

@@ -64,7 +64,10 @@ class Case(unittest.TestCase):
         """Runs with standard output on a terminal; what the terminal received."""
         pid, fd = pty.fork()
         if pid == 0:
-            os.execve(E2EECTL, [E2EECTL, *args], env or self.env)
+            try:
+                os.execve(E2EECTL, [E2EECTL, *args], env or self.env)
+            finally:
+                os._exit(127)
         out = b""
         while True:
             try:

@@ -1,5 +1,5 @@
 """Direct messages between real processes: delivery, states, offline recipients, a relay that loses its disk."""
-import lab, os, shutil, signal, time
+import lab, os, shutil, signal, subprocess, time
 from lab import check, test, wait_until
 
 
@@ -224,6 +224,39 @@ def raw_text_frames(l):
     a.call("subscribe", after=0)
     a.call("raw.write", text="ping 1")
     a.event(type="raw", text="ping 1")
+
+
+def certificate(directory):
+    """A certificate authority of our own, and a server certificate for localhost."""
+    def openssl(*argv):
+        subprocess.run(["openssl", *argv], check=True, capture_output=True, cwd=directory)
+    openssl("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=lab CA", "-days", "2")
+    openssl("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", "relay.key", "-out", "relay.csr", "-subj", "/CN=localhost")
+    with open(directory + "/ext", "w") as f:
+        f.write("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    openssl("x509", "-req", "-in", "relay.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", "relay.pem", "-days", "2", "-extfile", "ext")
+
+
+@test
+def over_tls_with_channel_binding(l):
+    certificate(l.dir)
+    relay = l.relay("--tls-cert", l.dir + "/relay.pem", "--tls-key", l.dir + "/relay.key")
+    url = relay.url.replace("ws://127.0.0.1", "wss://localhost")
+    trusting = "[relay]\nca_file = %s/ca.pem\nrequire_tls = yes\n" % l.dir
+    alice, bob = l.daemon("alice", trusting), l.daemon("bob", trusting)
+    for d in (alice, bob):
+        d.client().call("account.create", user=d.name, relay=url)
+    a = alice.client()
+    a.call("wait", id=a.call("send", to="bob", text="over TLS")["id"], timeout_ms=20000)
+    check(texts(bob) == ["over TLS"], "arrived")
+    check(alice.events(types=["connected"])[0]["tls"] is True, "the event says so")
+    doubting = l.daemon("carol")
+    e = doubting.client().error_of("account.create", user="carol", relay=url, timeout_ms=4000)
+    check("certificate" in e.text or "TLS" in e.text or "verif" in e.text.lower(), "an unknown authority is refused and named: %s" % e)
+    plain = l.relay(name="plain")
+    demanding = l.daemon("dave", trusting)
+    e = demanding.client().error_of("account.create", user="dave", relay=plain.url)
+    check("TLS" in e.text, "require_tls: %s" % e)
 
 
 lab.main()

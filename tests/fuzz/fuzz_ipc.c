@@ -105,10 +105,38 @@ static bool receive(int fd, struct buf *in)
     return n < 0 && errno == EAGAIN;
 }
 
-static void check_answers(const struct buf *in, bool framed)
+/* The requests in a stream, or the responses: how many, and the sum of their ids. */
+struct tally {
+    uint64_t count, ids;
+    bool whole; /* the stream is not malformed */
+};
+
+static struct tally count_requests(const uint8_t *data, size_t size)
+{
+    struct tally t = {.whole = true};
+    enum rpc_framing framing = RPC_FRAMING_UNKNOWN;
+    struct rpc_message m;
+    const char *why;
+    size_t used = 0;
+    int r = WIRE_OK;
+
+    for (size_t at = 0; at < size && r == WIRE_OK; at += used) {
+        r = rpc_read(data + at, size - at, &framing, &m, &used, &why);
+        if (r == WIRE_OK && m.kind == RPC_REQUEST) {
+            t.count++;
+            t.ids += m.msgid;
+        }
+    }
+    t.whole = r != WIRE_MALFORMED;
+    return t;
+}
+
+/* Each request has one answer; behind what is malformed, those that waited have none. */
+static void check_answers(const struct buf *in, bool framed, const struct tally *asked)
 {
     struct rpc_message m;
     enum rpc_framing framing = RPC_FRAMING_UNKNOWN;
+    struct tally t = {.count = 0};
     const char *why;
     size_t used;
 
@@ -117,7 +145,13 @@ static void check_answers(const struct buf *in, bool framed)
         FUZZ_CHECK(rpc_read(in->data + at, in->len - at, &framing, &m, &used, &why) == WIRE_OK);
         FUZZ_CHECK(framing == (framed ? RPC_FRAMING_LENGTH : RPC_FRAMING_PLAIN));
         FUZZ_CHECK(m.kind != RPC_REQUEST);
+        if (m.kind == RPC_RESPONSE) {
+            t.count++;
+            t.ids += m.msgid;
+        }
     }
+    FUZZ_CHECK(t.count <= asked->count + (asked->whole ? 0 : 1));
+    FUZZ_CHECK(!asked->whole || (t.count == asked->count && t.ids == asked->ids));
 }
 
 static bool is_framed(const uint8_t *data, size_t size)
@@ -151,6 +185,7 @@ static void feed(int fd, const uint8_t *data, size_t size, struct buf *in)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    const struct tally asked = count_requests(data, size);
     struct buf in;
     int pair[2];
     bool open = true;
@@ -171,7 +206,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         open = receive(pair[0], &in);
     }
     FUZZ_CHECK(!open); /* all was answered, and the server closed */
-    check_answers(&in, is_framed(data, size));
+    check_answers(&in, is_framed(data, size), &asked);
     (void)close(pair[0]);
     for (unsigned i = 0; i < TURNS && ipc_clients(server.ipc) > 0; i++)
         turn(false);

@@ -20,7 +20,8 @@ static void check_message(const struct rpc_message *m)
 {
     if (m->kind == RPC_RESPONSE)
         return;
-    FUZZ_CHECK(m->method.type == MP_STR && m->method.count <= RPC_MAX_METHOD);
+    FUZZ_CHECK(m->method.type == MP_STR || m->method.type == MP_BIN);
+    FUZZ_CHECK(m->method.count <= RPC_MAX_METHOD);
     FUZZ_CHECK(m->params.raw_len > 0);
 }
 

@@ -132,6 +132,39 @@ static void relay_close(void *ctx, int conn)
         item_push(s, ITEM_CLOSED, node, conn, "", 0);
 }
 
+static bool tracing(void)
+{
+    static int on = -1;
+    if (on < 0)
+        on = getenv("SIM_TRACE") != NULL;
+    return on;
+}
+
+static void trace(const struct sim *s, int node, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static void trace(const struct sim *s, int node, const char *fmt, ...)
+{
+    va_list ap;
+    if (!tracing())
+        return;
+    (void)fprintf(stderr, "%10llu %-6s ", (unsigned long long)(s->now - SIM_START), s->node[node].name);
+    va_start(ap, fmt);
+    (void)vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    (void)fputc('\n', stderr);
+}
+
+static void trace_event(const struct sim *s, int node, const struct bytes *e)
+{
+    CLEANUP_BUF struct buf json = {0};
+    struct mp_value v;
+    if (!tracing())
+        return;
+    buf_init(&json, 1u << 20);
+    mp_view(e->p, e->n, &v);
+    mp_to_json(&json, &v);
+    trace(s, node, "event %.*s", (int)json.len, (const char *)json.data);
+}
+
 /* --- what must hold of everything that leaves a node --- */
 
 static struct fingerprint_slot *seen_slot(const struct sim *s, const uint8_t head[32])
@@ -233,6 +266,7 @@ static void check_sent(struct sim *s, int node, const uint8_t *p, size_t n)
     cursor_init(&c, p, n);
     SIM_CHECK(s, relay_read_head(&c, &type, &ref) == WIRE_OK, "%s: malformed message", s->node[node].name);
     s->node[node].sent[type]++;
+    trace(s, node, "says %02x ref %u, %zu bytes", type, ref, n);
     if (type == RELAY_SUBMIT)
         check_submit(s, node, &c);
 }
@@ -366,6 +400,7 @@ static void read_log(struct sim *s, int node)
         const struct bytes *e = &n->events[i];
         const char *type = sim_text(e, "type");
         digest(s, e->p, e->n);
+        trace_event(s, node, e);
         if (!strcmp(type, "message"))
             saw_message(s, node, e);
         else if (!strcmp(type, "message_ack"))
@@ -415,6 +450,7 @@ static void crash(struct sim *s, int node)
     struct sim_node *n = &s->node[node];
     struct port port = memport_port(n->mp);
     int r;
+    trace(s, node, "is killed");
     hang_up(s, node);
     n->want = false;
     engine_free(n->engine);
@@ -821,6 +857,8 @@ static void item_take(struct sim *s)
     struct sim_item it = s->items[i];
     struct sim_node *n = &s->node[it.node];
     s->items[i] = s->items[--s->n_items];
+    trace(s, it.node, "%s %02x", it.kind == ITEM_UP ? "is heard" : it.kind == ITEM_DOWN ? "hears" : "is closed",
+            it.message.n ? it.message.p[0] : 0);
     if (it.kind == ITEM_UP) {
         simrelay_receive(s->relay, it.conn, it.message.p, it.message.n);
     } else if (it.conn == n->conn && it.kind == ITEM_DOWN) {

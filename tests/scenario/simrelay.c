@@ -58,6 +58,7 @@ struct simrelay {
     enum relay_registration registration;
     char token[RELAY_MAX_TOKEN + 1];
     uint32_t serial;
+    int next_conn;
     struct account account[MAX_ACCOUNTS];
     struct conn conn[SIMRELAY_MAX_CONNS];
 };
@@ -275,11 +276,10 @@ int simrelay_connect(struct simrelay *sr, const struct link_connected *up)
             .max_body = RELAY_MAX_BODY, .window = RELAY_WINDOW, .registration = (uint8_t)sr->registration};
     struct buf b = message();
     struct conn *c;
-    int i = 0;
-    while (i < SIMRELAY_MAX_CONNS && sr->conn[i].open)
-        i++;
-    if (i == SIMRELAY_MAX_CONNS)
-        abort();
+    int i = sr->next_conn;
+    while (sr->conn[i].open)
+        i = (i + 1) % SIMRELAY_MAX_CONNS;
+    sr->next_conn = (i + 1) % SIMRELAY_MAX_CONNS; /* not again soon: old messages may be under way to it */
     c = &sr->conn[i];
     *c = (struct conn){.open = true, .serial = ++sr->serial, .tls = up->tls};
     memcpy(c->exporter, up->exporter, EXPORTER_LEN);

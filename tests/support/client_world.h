@@ -77,7 +77,8 @@ static inline void script_answer(struct fake_peer *p, void *ctx)
         if (mp_str_eq(&m.method, "echo")) {
             mp_iter_init(&it, &m.params);
             if (mp_next(&it, NULL, &map))
-                (void)fake_reply_value(p, m.msgid, &(struct buf){.data = (uint8_t *)(uintptr_t)map.raw, .len = map.raw_len});
+                (void)fake_reply_value(
+                        p, m.msgid, &(struct buf){.data = (uint8_t *)(uintptr_t)map.raw, .len = map.raw_len});
         } else {
             (void)fake_reply(p, m.msgid, p->requests);
         }

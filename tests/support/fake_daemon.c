@@ -100,7 +100,8 @@ static bool read_more(struct fake_peer *p)
     uint8_t *at;
     ssize_t n;
 
-    memmove(p->in.data ? p->in.data : (uint8_t *)"", p->in.data ? p->in.data + p->used : (uint8_t *)"", p->in.len - p->used);
+    memmove(p->in.data ? p->in.data : (uint8_t *)"", p->in.data ? p->in.data + p->used : (uint8_t *)"",
+            p->in.len - p->used);
     p->in.len -= p->used;
     p->used = 0;
     at = buf_reserve(&p->in, READ_STEP);
@@ -118,8 +119,8 @@ bool fake_next(struct fake_peer *p, struct rpc_message *ret_m)
 
     for (;;) {
         int r = p->in.len > p->used
-                ? rpc_read(p->in.data + p->used, p->in.len - p->used, &p->framing, ret_m, &used, &why)
-                : WIRE_INCOMPLETE;
+                        ? rpc_read(p->in.data + p->used, p->in.len - p->used, &p->framing, ret_m, &used, &why)
+                        : WIRE_INCOMPLETE;
 
         if (r == WIRE_MALFORMED)
             return false;
@@ -183,8 +184,8 @@ struct fake_daemon *fake_daemon_start(const char *path, fake_script script, void
     d->ctx = ctx;
     (void)pthread_mutex_init(&d->lock, NULL);
     d->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (d->listener < 0 || bind(d->listener, (const struct sockaddr *)&address, sizeof(address)) || listen(d->listener, 16) ||
-            pthread_create(&d->thread, NULL, serve, d)) {
+    if (d->listener < 0 || bind(d->listener, (const struct sockaddr *)&address, sizeof(address)) ||
+            listen(d->listener, 16) || pthread_create(&d->thread, NULL, serve, d)) {
         if (d->listener >= 0)
             (void)close(d->listener);
         free(d);

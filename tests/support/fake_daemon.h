@@ -1,6 +1,6 @@
 /*
- * A daemon for tests of the client library: a thread that accepts one connection after another and plays a script on
- * each. It reads requests properly and writes whatever the script wants, so that it can misbehave.
+ * A daemon for tests of the client library: a thread that accepts one connection after another and plays a
+ * script on each. It reads requests properly and writes whatever the script wants, so that it can misbehave.
  */
 #ifndef E2EE_FAKE_DAEMON_H
 #define E2EE_FAKE_DAEMON_H
@@ -24,7 +24,10 @@ struct fake_daemon *fake_daemon_start(const char *path, fake_script script, void
 /* Cuts the connection, ends the thread and removes the socket. */
 void fake_daemon_stop(struct fake_daemon *d);
 
-/* The next request; hello is answered here and skipped. False at the end of the connection. *ret_m lives until the next call. */
+/*
+ * The next request; hello is answered here and skipped. False at the end of the connection. *ret_m lives
+ * until the next call.
+ */
 bool fake_next(struct fake_peer *p, struct rpc_message *ret_m);
 /* False if the client has gone. */
 bool fake_raw(struct fake_peer *p, const void *bytes, size_t n);

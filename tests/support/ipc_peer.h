@@ -27,7 +27,7 @@ struct fixture {
     struct ipc *ipc;
     char dir[64], path[96];
     struct ipc_request *held[MAX_CALLS];
-    size_t n_held, n_gone, n_calls;
+    size_t n_held, n_gone, n_calls, n_reads;
     size_t answer_bytes; /* of padding in status's answer */
     uint64_t n_events, last_seq;
     size_t event_bytes;
@@ -45,7 +45,7 @@ struct peer {
 };
 
 extern const struct ipc_callbacks ipc_test_callbacks; /* of struct fixture */
-extern unsigned ipc_test_sends;                       /* calls of send() so far (-Wl,--wrap=send) */
+extern unsigned ipc_test_sends, ipc_test_parses;      /* calls of send() and rpc_read() so far (-Wl,--wrap) */
 
 /* A fixture with a server that listens at f->path; teardown frees both. */
 int ipc_test_setup(void **state);

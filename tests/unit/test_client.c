@@ -156,17 +156,24 @@ static void test_garbage(void **state)
     (void)state;
     BAD_PEER("HTTP/1.1 400 Bad Request\r\n\r\n");
     BAD_PEER("\xc1\xc1\xc1");
-    BAD_PEER("\x94\x01\x00\xc0\xdd\xff\xff\xff\xff");        /* a result of 4 Gi elements */
-    BAD_PEER("\x94\x01\x00\xc0\xdf\x7f\xff\xff\xff");        /* of 2 Gi pairs */
-    BAD_PEER("\x94\x01\x00\xc0\xc6\x7f\xff\xff\xff");        /* of 2 GiB */
-    BAD_PEER("\x94\x01\x00\xc0\xdb\x00\x20\x00\x00");        /* of 2 MiB */
-    BAD_PEER("\x93\x01\x00\xc0");                            /* too few elements */
-    BAD_PEER("\x94\x00\x00\xa4spam\x90");                    /* a request */
-    BAD_PEER("\x93\x02\xa5" "event\x90");                    /* an event without its map */
-    BAD_PEER("\x93\x02\xa5" "event\x91\x01");                /* one that is no map */
-    BAD_PEER("\x93\x02\xa5" "event\x01");                    /* no parameters at all */
-    BAD_PEER("\x94\x01\x00\xc0\x82\xa1" "a\x01\xa1" "a\x02"); /* a key twice */
-    bad_peer(script_raw, "\x94\x01\x00\xc0\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x01", 23, -EBADMSG);
+    BAD_PEER("\x94\x01\x00\xc0\xdd\xff\xff\xff\xff"); /* a result of 4 Gi elements */
+    BAD_PEER("\x94\x01\x00\xc0\xdf\x7f\xff\xff\xff"); /* of 2 Gi pairs */
+    BAD_PEER("\x94\x01\x00\xc0\xc6\x7f\xff\xff\xff"); /* of 2 GiB */
+    BAD_PEER("\x94\x01\x00\xc0\xdb\x00\x20\x00\x00"); /* of 2 MiB */
+    BAD_PEER("\x93\x01\x00\xc0");                     /* too few elements */
+    BAD_PEER("\x94\x00\x00\xa4spam\x90");             /* a request */
+    BAD_PEER("\x93\x02\xa5"
+             "event\x90"); /* an event without its map */
+    BAD_PEER("\x93\x02\xa5"
+             "event\x91\x01"); /* one that is no map */
+    BAD_PEER("\x93\x02\xa5"
+             "event\x01"); /* no parameters at all */
+    BAD_PEER("\x94\x01\x00\xc0\x82\xa1"
+             "a\x01\xa1"
+             "a\x02"); /* a key twice */
+    bad_peer(script_raw,
+            "\x94\x01\x00\xc0\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x01",
+            23, -EBADMSG);
 }
 
 static void test_early_close(void **state)
@@ -537,7 +544,8 @@ static void script_events(struct fake_peer *p, void *ctx)
 static void test_events_pull(void **state)
 {
     const char *const types[] = {"message"};
-    struct e2eectl_subscribe_options o = {.size = sizeof(o), .consumer = "c", .has_after = true, .types = types, .n_types = 1};
+    struct e2eectl_subscribe_options o = {
+            .size = sizeof(o), .consumer = "c", .has_after = true, .types = types, .n_types = 1};
     struct e2eectl_value *event;
 
     (void)state;
@@ -576,7 +584,10 @@ static void test_events_callback(void **state)
     assert_int_equal(n, 5);
 }
 
-/* subscribe, and then events until the client stops reading; a later request is answered when it has come through. */
+/*
+ * subscribe, and then events until the client stops reading; a later request is answered when it has come
+ * through.
+ */
 static void script_flood(struct fake_peer *p, void *ctx)
 {
     struct rpc_message m;

@@ -1,4 +1,6 @@
-/* Every allocation of the client library fails in turn. The daemon is a process of its own, where none does. */
+/*
+ * Every allocation of the client library fails in turn. The daemon is a process of its own, where none does.
+ */
 #include <errno.h>
 #include <signal.h>
 #include <sys/wait.h>
@@ -14,7 +16,8 @@ static pid_t child;
 /* Everything is answered alike but the third request of a connection; an event stands before each answer. */
 static void script(struct fake_peer *p, void *ctx)
 {
-    static const char error[] = "{\"code\": 23, \"name\": \"UNKNOWN_USER\", \"message\": \"no bob\", \"data\": {\"a\": 1}}";
+    static const char error[] =
+            "{\"code\": 23, \"name\": \"UNKNOWN_USER\", \"message\": \"no bob\", \"data\": {\"a\": 1}}";
     static const char result[] = "{\"id\": \"i\", \"seq\": 7, \"list\": [1, 2]}";
     struct rpc_message m;
     const char *why;

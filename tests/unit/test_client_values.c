@@ -45,7 +45,8 @@ static void check_scalars(const struct e2eectl_value *v)
 static void check_containers(const struct e2eectl_value *v)
 {
     const struct e2eectl_value *list = e2eectl_value_get(v, "list"), *m = e2eectl_value_first(list);
-    const struct e2eectl_value *inner = e2eectl_value_first(e2eectl_value_get(e2eectl_value_get(v, "json"), "a"));
+    const struct e2eectl_value *inner =
+            e2eectl_value_first(e2eectl_value_get(e2eectl_value_get(v, "json"), "a"));
 
     assert_int_equal(e2eectl_value_count(list), 3);
     assert_string_equal(e2eectl_value_string(m), "a");
@@ -181,7 +182,9 @@ static void test_json(void **state)
 
     (void)state;
     start(script_answer, NULL);
-    assert_int_equal(e2eectl_call_json(w.h, "echo", "{\"a\": {\"base64\": \"AQI=\"}, \"b\": \"\\u001b\"}", LONG_MS, &json), 0);
+    assert_int_equal(e2eectl_call_json(w.h, "echo", "{\"a\": {\"base64\": \"AQI=\"}, \"b\": \"\\u001b\"}",
+                             LONG_MS, &json),
+            0);
     assert_non_null(strstr(json, "\"base64\""));
     assert_null(strchr(json, 0x1b));
     free(json);
@@ -204,7 +207,8 @@ static void script_errors(struct fake_peer *p, void *ctx)
     (void)ctx;
     while (fake_next(p, &m)) {
         static const char *const json[] = {
-                "{\"code\": 31, \"name\": \"QUEUE_FULL\", \"message\": \"full\", \"retry_after_ms\": 1500, \"data\": {\"n\": 4}}",
+                ("{\"code\": 31, \"name\": \"QUEUE_FULL\", \"message\": \"full\", "
+                 "\"retry_after_ms\": 1500, \"data\": {\"n\": 4}}"),
                 "[0, \"UNKNOWN_USER: no bob\"]",
                 "\"KEY_CHANGED: of bob\"",
                 "{\"code\": 9999, \"name\": \"LATER_ERROR\", \"message\": \"of a newer daemon\"}",
@@ -332,8 +336,15 @@ static void expect(struct e2eectl_value *v, const char *method, const char *para
 
 static void test_typed(void **state)
 {
-    struct e2eectl_send_options o = {.size = sizeof(o), .to = "bob", .bytes = "\x01", .bytes_len = 1, .qos = E2EECTL_QOS_NOT_STORED,
-            .id = "k", .ttl_ms = 5, .not_before_ms = 6, .require_verified = true};
+    struct e2eectl_send_options o = {.size = sizeof(o),
+            .to = "bob",
+            .bytes = "\x01",
+            .bytes_len = 1,
+            .qos = E2EECTL_QOS_NOT_STORED,
+            .id = "k",
+            .ttl_ms = 5,
+            .not_before_ms = 6,
+            .require_verified = true};
     char id[E2EECTL_ID_SIZE];
     uint64_t seq = 0;
     struct e2eectl_value *v;

@@ -57,6 +57,13 @@ static void test_pipelined_answers_leave_in_one_write(void **state)
     for (unsigned i = 0; i < 100; i++)
         expect(f, &p, ALICE(1));
     expect_nothing(f, &p);
+    buf_reset(&b);
+    encode(&p, STATUS(1), &b);
+    encode(&p, "[0,2,\"nonsense\",[]]", &b); /* answered by the server itself */
+    ipc_test_sends = 0;
+    send_bytes(f, &p, b.data, b.len);
+    pump(f);
+    assert_int_equal(ipc_test_sends, 1);
     peer_close(&p);
 }
 
@@ -174,6 +181,7 @@ static void test_error_texts_are_valid_utf8(void **state)
     say(f, &p, WAIT(1));
     say(f, &p, WAIT(2));
     say(f, &p, WAIT(3));
+    say(f, &p, WAIT(4));
     pump(f);
     memset(text, 'x', sizeof(text));
     text[sizeof(text) - 1] = '\0';
@@ -182,9 +190,11 @@ static void test_error_texts_are_valid_utf8(void **state)
     for (size_t i = 0; i + 2 < sizeof(text); i += 2)
         memcpy(text + i, "\xc3\xa4", 2);
     ipc_fail(f->held[2], API_TIMEOUT, 0, "%s", text);
+    ipc_fail(f->held[3], API_TIMEOUT, 0, "x%s", text);
     f->n_held = 0;
     expect(f, &p, "[1,1,[0,\"TIMEOUT: bad ? byte\"],null]");
     expect_text(f, &p, "xxxxx");
+    expect_text(f, &p, "\xc3\xa4\xc3\xa4\"]");
     expect_text(f, &p, "\xc3\xa4\xc3\xa4\"]");
     peer_close(&p);
 }

@@ -9,6 +9,29 @@
 #include "failalloc.h"
 #include "log.h"
 
+/* A message in small pieces is not walked again for each of them. */
+static void test_long_message_in_small_pieces(void **state)
+{
+    const uint32_t n = 20000;
+    struct fixture *f = *state;
+    struct peer p = peer_open(f);
+    CLEANUP_BUF struct buf b;
+
+    buf_init(&b, RPC_MAX_MESSAGE);
+    buf_bytes(&b, "\x94\x00\x05\xa8nonsense\x91", 13);
+    mp_put_array(&b, n);
+    for (uint32_t i = 0; i < n; i++)
+        mp_put_uint(&b, i);
+    ipc_test_parses = 0;
+    for (size_t at = 0; at < b.len; at += 10) {
+        send_bytes(f, &p, b.data + at, b.len - at < 10 ? b.len - at : 10);
+        pump(f);
+    }
+    expect_text(f, &p, "METHOD_NOT_FOUND");
+    assert_true(ipc_test_parses < 50);
+    peer_close(&p);
+}
+
 static void test_answers_too_long(void **state)
 {
     struct fixture *f = *state;
@@ -192,6 +215,7 @@ static void test_log_that_cannot_be_read(void **state)
     say(f, &p, "[0,1,\"subscribe\",[{\"after\":0}]]");
     expect(f, &p, "[1,1,null,{}]");
     expect_nothing(f, &p);
+    assert_true(f->n_reads < 10); /* once a turn */
     f->read_result = 0;
     expect_events(f, &p, 1, 2); /* tried again without a new event */
     f->n_events = f->last_seq = 3;
@@ -223,6 +247,7 @@ static void test_subscriber_that_never_reads(void **state)
     size_t memory = 0;
 
     f->event_bytes = 300;
+    ipc_test_sends = 0;
     say(f, &p, "[0,1,\"subscribe\",[{\"after\":0}]]");
     for (f->n_events = 100; f->n_events <= n; f->n_events += 100) {
         f->last_seq = f->n_events;
@@ -235,6 +260,7 @@ static void test_subscriber_that_never_reads(void **state)
     }
     f->n_events = n;
     assert_true(c->subscription.cursor < 5000);
+    assert_true(ipc_test_sends < 100); /* a full socket is left alone */
     assert_true(memory <= 4u * IPC_EVENT_BATCH);
     expect(f, &p, "[1,1,null,{}]");
     expect_events(f, &p, 1, n);
@@ -411,6 +437,7 @@ static void test_cost(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+            IPC_TEST(test_long_message_in_small_pieces),
             IPC_TEST(test_answers_too_long),
             IPC_TEST(test_pending_limit),
             IPC_TEST(test_gone_at_the_pending_limit),

@@ -116,6 +116,31 @@ static void test_double_start(void **state)
     peer_close(&p);
 }
 
+/* A daemon too busy to accept is alive, too. */
+static void test_live_path_with_a_full_backlog(void **state)
+{
+    struct fixture *f = *state;
+    struct sockaddr_un a = {.sun_family = AF_UNIX};
+    char path[128];
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0), waiting[8];
+    size_t n = 0;
+
+    log_init("test_ipc", 0);
+    (void)snprintf(path, sizeof(path), "%s/run/busy.sock", f->dir);
+    (void)snprintf(a.sun_path, sizeof(a.sun_path), "%.107s", path);
+    assert_int_equal(bind(fd, (const struct sockaddr *)&a, sizeof(a)), 0);
+    assert_int_equal(listen(fd, 0), 0);
+    while (n < ARRAY_SIZE(waiting) && (waiting[n] = dial(path)) >= 0)
+        n++;
+    assert_int_equal(waiting[n], -EAGAIN);
+    assert_int_equal(try_path(f, path), -EADDRINUSE);
+    assert_int_equal(access(path, F_OK), 0);
+    while (n > 0)
+        (void)close(waiting[--n]);
+    (void)close(fd);
+    assert_int_equal(unlink(path), 0);
+}
+
 static void test_stale_path(void **state)
 {
     struct fixture *f = *state;
@@ -326,6 +351,7 @@ int main(void)
             IPC_TEST(test_foreign_uid),
             IPC_TEST(test_modes),
             IPC_TEST(test_double_start),
+            IPC_TEST(test_live_path_with_a_full_backlog),
             IPC_TEST(test_stale_path),
             IPC_TEST(test_bad_paths),
             IPC_TEST(test_unlinks_only_its_own),

@@ -233,6 +233,13 @@ static bool contains(const struct buf *record, const uint8_t *secret, size_t n)
     return memmem(record->data, record->len, secret, n) != NULL;
 }
 
+static void assert_wiped(const struct ratchet *r)
+{
+    assert_true(sodium_is_zero((const uint8_t *)&r->work, sizeof(r->work)));
+    assert_true(sodium_is_zero((const uint8_t *)&r->send_step, sizeof(r->send_step)));
+    assert_true(sodium_is_zero((const uint8_t *)&r->receive_step, sizeof(r->receive_step)));
+}
+
 /* After a message nothing is left that would decrypt it again, on either side, in memory or on record. */
 static void test_forward_secrecy(void **state)
 {
@@ -251,12 +258,27 @@ static void test_forward_secrecy(void **state)
     buf_done(&record);
     record = record_of(p->b);
     assert_false(contains(&record, receiving, 32));
+    assert_wiped(p->a);
+    assert_wiped(p->b);
     assert_int_equal(open_envelope(p, p->b, &e), RATCHET_FAILED);
-    assert_true(sodium_is_zero((const uint8_t *)&p->b->work, sizeof(p->b->work)));
-    assert_true(sodium_is_zero((const uint8_t *)&p->b->receive_step, sizeof(p->b->receive_step)));
-    assert_true(sodium_is_zero((const uint8_t *)&p->a->work, sizeof(p->a->work)));
-    assert_true(sodium_is_zero((const uint8_t *)&p->a->send_step, sizeof(p->a->send_step)));
+    assert_wiped(p->b);
     buf_done(&record);
+    buf_done(&e);
+}
+
+/* The keys that were derived for a message that then failed are wiped where they would have been stored. */
+static void test_failed_skip_leaves_nothing(void **state)
+{
+    struct pair *p = *state;
+    struct buf e = new_envelope();
+    for (int i = 0; i < 10; i++)
+        encrypt_text(p->a, "skipped", p->now, &p->rng, &e);
+    e.data[e.len - 1] ^= 1;
+    assert_int_equal(open_envelope(p, p->b, &e), RATCHET_FAILED);
+    assert_int_equal(p->b->skipped.count, 0);
+    assert_non_null(p->b->skipped.key);
+    assert_true(sodium_is_zero((const uint8_t *)p->b->skipped.key, p->b->skipped.cap * sizeof(struct skipped_key)));
+    assert_wiped(p->b);
     buf_done(&e);
 }
 
@@ -312,6 +334,7 @@ static void test_offer_after_messages(void **state)
     assert_false(p->b->has_offer);
     record = record_of(p->b);
     assert_false(contains(&record, seed, 32));
+    assert_true(sodium_is_zero(p->b->offer_seed, MLKEM_SEED_LEN));
     buf_done(&record);
     assert_int_equal(p->b->kem_messages, 1);
     send(p, p->b, p->a);
@@ -476,6 +499,7 @@ int main(void)
             cmocka_unit_test_setup_teardown(test_failure_leaves_nothing, setup, teardown),
             cmocka_unit_test_setup_teardown(test_encrypt_without_room, setup, teardown),
             cmocka_unit_test_setup_teardown(test_forward_secrecy, setup, teardown),
+            cmocka_unit_test_setup_teardown(test_failed_skip_leaves_nothing, setup, teardown),
             cmocka_unit_test_setup_teardown(test_ratchet_keys_go, setup, teardown),
             cmocka_unit_test_setup_teardown(test_post_compromise, setup, teardown),
             cmocka_unit_test_setup_teardown(test_offer_after_messages, setup, teardown),

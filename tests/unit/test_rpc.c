@@ -74,6 +74,16 @@ static void response(void **state)
     assert_true(mp_map_get(&m.result, "k", &v));
 }
 
+static void method_as_binary(void **state)
+{
+    static const char bytes[] = "\x94\x00\x07\xc4\x06status\x90";
+    (void)state;
+
+    assert_int_equal(READ(bytes), WIRE_OK);
+    assert_int_equal(m.method.count, 6);
+    assert_memory_equal(m.method.bytes, "status", 6);
+}
+
 static void params_of_any_type_pass(void **state)
 {
     static const char map[] = "\x94\x00\x01\xa1x\x80";
@@ -112,7 +122,7 @@ static void what_ends_a_stream(void **state)
             {"\x94\x00\xcf\x00\x00\x00\x01\x00\x00\x00\x00\xa1x\x90", 14, "message id"},
             {"\x94\x00\xc0\xa1x\x90", 6, "message id"},
             {"\x94\x00\x01\x05\x90", 5, "method is not"},
-            {"\x93\x02\xc4\x01x\x90", 6, "method is not"},
+            {"\x93\x02\xc0\x90", 4, "method is not"},
             {"\x94\x00\x01\xd4\x00\x00\x90", 7, "extension"},
             {"\x00\x94", 2, "1..1048576"},
             {"\xff\x94", 2, "1..1048576"},
@@ -177,11 +187,11 @@ static void pieces_of_one_byte(void **state)
 {
     static const char *const streams[] = {"\x94\x00\x07\xa6status\x91\x81\xa1k\xa3"
                                           "abc",
-            "\x10\x94\x00\x07\xa6status\x91\x81\xa1k\xa2"
+            "\x11\x94\x00\x07\xa6status\x91\x81\xa1k\xa2"
             "ab",
-            "\xcc\x10\x94\x00\x07\xa6status\x91\x81\xa1k\xa2"
+            "\xcc\x11\x94\x00\x07\xa6status\x91\x81\xa1k\xa2"
             "ab"};
-    static const size_t lens[] = {18, 17, 18};
+    static const size_t lens[] = {18, 18, 19};
     (void)state;
 
     for (size_t s = 0; s < 3; s++) {
@@ -337,6 +347,7 @@ int main(void)
             cmocka_unit_test(plain_request),
             cmocka_unit_test(framed_messages),
             cmocka_unit_test(response),
+            cmocka_unit_test(method_as_binary),
             cmocka_unit_test(params_of_any_type_pass),
             cmocka_unit_test(what_ends_a_stream),
             cmocka_unit_test(framing_does_not_change),

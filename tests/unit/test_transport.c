@@ -34,7 +34,7 @@ struct fixture {
     char reason[300], text[4096], host[300];
     uint8_t last[RELAY_MAX_MESSAGE];
     size_t last_n;
-    bool drop_in_message, good_when_connected;
+    bool drop_in_message, pause_in_message;
     int open_fds;
 };
 
@@ -53,8 +53,6 @@ static void on_connected(void *ctx, const struct link_connected *m)
     struct fixture *f = ctx;
     f->connected++;
     (void)snprintf(f->host, sizeof(f->host), "%.*s", (int)m->host.n, (const char *)m->host.p);
-    if (f->good_when_connected)
-        transport_good(f->t);
 }
 
 static void on_message(void *ctx, const uint8_t *p, size_t n)
@@ -64,6 +62,8 @@ static void on_message(void *ctx, const uint8_t *p, size_t n)
     f->bytes += n;
     if (f->drop_in_message)
         (void)transport_drop(f->t, 0);
+    if (f->pause_in_message)
+        transport_pause_reading(f->t, true);
     f->last_n = n;
     memcpy(f->last, p, n);
 }
@@ -311,7 +311,7 @@ static void waits_as_long_as_it_says(void **state)
     run_until(f, &f->connected, 2);
     assert_true(clock_mono_ms() - begin >= delay);
     assert_int_equal(f->closed, 0);
-    assert_true(transport_drop(f->t, UINT32_MAX) <= TRANSPORT_MAX_HINT_MS + 80);
+    assert_in_range(transport_drop(f->t, UINT32_MAX), TRANSPORT_MAX_HINT_MS + 20, TRANSPORT_MAX_HINT_MS + 80);
     transport_retry_now(f->t);
     run_until(f, &f->connected, 3);
 }
@@ -412,6 +412,10 @@ static void says_when_there_is_room_again(void **state)
     run_until(f, &f->messages, sent + 1);
     assert_memory_equal(f->last, &sent, sizeof(sent));
     assert_int_equal(f->writables, 1);
+    while (transport_send(f->t, message, sizeof(message)) == 0)
+        sent++;
+    run_until(f, &f->messages, sent + 1);
+    assert_int_equal(f->writables, 2);
     assert_int_equal(f->closed, 0);
 }
 
@@ -454,6 +458,46 @@ static void pauses_reading(void **state)
     assert_int_equal(f->closed, 0);
     transport_pause_reading(f->t, false);
     run_until(f, &f->messages, seen + 1000);
+}
+
+static void pauses_inside_a_callback(void **state)
+{
+    struct fixture *f = *state;
+    f->pause_in_message = true;
+    use(f, "flood");
+    for (unsigned i = 1; i <= 5; i++) {
+        run_until(f, &f->messages, i);
+        run_for(f, 20);
+        assert_int_equal(f->messages, i);
+        transport_pause_reading(f->t, false);
+    }
+}
+
+/* An unanswered PING does not count while nobody listens, and counts again afterwards. */
+static void does_not_take_an_unread_link_for_hung(void **state)
+{
+    struct fixture *f = *state;
+    use(f, "hang");
+    run_until(f, &f->connected, 1);
+    run_for(f, 150);
+    transport_pause_reading(f->t, true);
+    run_for(f, 800);
+    assert_int_equal(f->closed, 0);
+    transport_pause_reading(f->t, false);
+    run_until(f, &f->closed, 1);
+    assert_non_null(strstr(f->reason, "it hung"));
+}
+
+static void delivers_nothing_after_a_drop(void **state)
+{
+    struct fixture *f = *state;
+    use(f, "flood");
+    run_until(f, &f->messages, 1);
+    (void)transport_drop(f->t, 400);
+    unsigned seen = f->messages;
+    run_for(f, 300);
+    assert_int_equal(f->messages, seen);
+    run_until(f, &f->connected, 2);
 }
 
 /* The message is still there after the callback has ended the link that it came from. */
@@ -520,6 +564,9 @@ int main(void)
             T(says_when_there_is_room_again),
             T(lets_others_run_during_a_flood),
             T(pauses_reading),
+            T(pauses_inside_a_callback),
+            T(does_not_take_an_unread_link_for_hung),
+            T(delivers_nothing_after_a_drop),
             T(may_be_dropped_inside_a_callback),
             cmocka_unit_test(compares_authorities),
     };

@@ -26,7 +26,8 @@ static int run_init(struct cli *c, const void *args, char **operands, int n)
     (void)n;
     if (r)
         return r;
-    r = e2eectl_create_account(c->h, operands[0], relay ? relay : DEFAULT_RELAY, from_env(a->token, "E2EED_TOKEN"), &account);
+    r = e2eectl_create_account(
+            c->h, operands[0], relay ? relay : DEFAULT_RELAY, from_env(a->token, "E2EED_TOKEN"), &account);
     if (r)
         return fail_call(c, r);
     out_result(c, account);
@@ -37,13 +38,18 @@ const struct verb verb_init = {
         .name = "init",
         .operands = "USER",
         .summary = "make this account and register it at a relay",
-        .help = "The keys are made by the daemon and stay there. USER is 1 to 64 characters of a-z 0-9 . _ - and begins with a letter or digit.",
+        .help = "The keys are made by the daemon and stay there. USER is 1 to 64 characters of a-z 0-9 . _ - "
+                "and begins with a letter or digit.",
         .options =
                 (const struct opt[]){
                         {"relay", OPT_STRING, offsetof(struct init_args, relay), "URL",
-                                "ws:// or wss:// address of the relay (default: $E2EED_RELAY, else " DEFAULT_RELAY ")", 0, NULL},
+                                "ws:// or wss:// address of the relay (default: $E2EED_RELAY, "
+                                "else " DEFAULT_RELAY ")",
+                                0, NULL},
                         {"token", OPT_STRING, offsetof(struct init_args, token), "T",
-                                "registration token (default: $E2EED_TOKEN, which other users of the machine cannot see)", 0, NULL},
+                                "registration token (default: $E2EED_TOKEN, which other users of the machine "
+                                "cannot see)",
+                                0, NULL},
                         {NULL, OPT_FLAG, 0, NULL, NULL, 0, NULL},
                 },
         .args_size = sizeof(struct init_args),
@@ -100,31 +106,21 @@ const struct verb verb_health = {
 
 static void print_user(const struct cli *c, const struct e2eectl_value *user)
 {
-    const char *name = e2eectl_value_string(user), *uid = e2eectl_get_string(user, "uid");
+    const char *name = e2eectl_get_string(user, "user"), *uid = e2eectl_get_string(user, "uid");
+    int pad = name && strlen(name) < 25 ? 26 - (int)strlen(name) : 1;
 
     if (c->json) {
-        if (name)
-            (void)printf("{\"user\": "), out_json_string(name), (void)printf("}\n");
-        else
-            out_json(user);
+        out_json(user);
         return;
     }
-    name = name ? name : e2eectl_get_string(user, "user");
     out_string(name ? name : "?");
     if (uid && c->tty) {
-        (void)printf("%*s", name && strlen(name) < 25 ? 26 - (int)strlen(name) : 1, "");
+        (void)printf("%*s", pad, "");
         out_style(c, STYLE_DIM);
         out_string(uid);
         out_style(c, STYLE_NONE);
     }
     (void)putchar('\n');
-}
-
-static const char *name_of(const struct e2eectl_value *user)
-{
-    const char *name = e2eectl_value_string(user);
-
-    return name ? name : e2eectl_get_string(user, "user");
 }
 
 static int run_users(struct cli *c, const void *args, char **operands, int n)
@@ -146,7 +142,7 @@ static int run_users(struct cli *c, const void *args, char **operands, int n)
             return fail_call(c, r);
         for (u = e2eectl_value_first(e2eectl_value_get(page, "users")); u; u = e2eectl_value_next(u)) {
             print_user(c, u);
-            last = name_of(u);
+            last = e2eectl_get_string(u, "user");
         }
         more = last && e2eectl_get_bool(page, "more", false) && strcmp(last, after) != 0;
         (void)snprintf(after, sizeof(after), "%s", last ? last : "");

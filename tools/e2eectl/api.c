@@ -22,7 +22,8 @@ const struct verb verb_raw = {
         .name = "raw",
         .operands = "TEXT",
         .summary = "send a text frame past the protocol, unencrypted (for tests)",
-        .help = "The relay refuses it unless it runs with --raw echo. What comes back is an event of type raw.",
+        .help = "The relay refuses it unless it runs with --raw echo. What comes back is an event of type "
+                "raw.",
         .run = run_raw,
 };
 
@@ -55,7 +56,8 @@ const struct verb verb_api = {
         .name = "api",
         .operands = "METHOD [JSON]",
         .summary = "call any method of the daemon: JSON in, JSON out",
-        .help = "JSON is an object with the parameters; - reads it from standard input. {\"base64\": \"...\"} stands for bytes, both ways. "
+        .help = "JSON is an object with the parameters; - reads it from standard input. {\"base64\": "
+                "\"...\"} stands for bytes, both ways. "
                 "'e2eectl api api_info' describes all methods.",
         .run = run_api,
 };

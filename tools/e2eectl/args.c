@@ -14,10 +14,14 @@
 #define HELP_COLUMN 26
 
 static const struct opt global_options[] = {
-        {"account", OPT_STRING, offsetof(struct cli, account), "NAME", "talk to the daemon of this account", 0, NULL},
+        {"account", OPT_STRING, offsetof(struct cli, account), "NAME", "talk to the daemon of this account",
+                0, NULL},
         {"socket", OPT_STRING, offsetof(struct cli, socket), "PATH",
-                "talk to the daemon at this socket (default: $E2EED_SOCKET, else that of the account 'default')", 0, NULL},
-        {"json", OPT_FLAG, offsetof(struct cli, json), NULL, "one JSON object a line, errors too (on standard error)", 0, NULL},
+                "talk to the daemon at this socket (default: $E2EED_SOCKET, else that of the account "
+                "'default')",
+                0, NULL},
+        {"json", OPT_FLAG, offsetof(struct cli, json), NULL,
+                "one JSON object a line, errors too (on standard error)", 0, NULL},
         {NULL, OPT_FLAG, 0, NULL, NULL, 0, NULL},
 };
 
@@ -29,7 +33,8 @@ struct extra {
 static const struct opt extra_options[] = {
         {"timeout", OPT_DURATION, offsetof(struct extra, timeout), "DURATION",
                 "give up after this time, with exit code 75 (default 30s; listen: never)", 0, NULL},
-        {"help", OPT_FLAG, offsetof(struct extra, help), NULL, "what you are reading; for each verb too", 0, NULL},
+        {"help", OPT_FLAG, offsetof(struct extra, help), NULL, "what you are reading; for each verb too", 0,
+                NULL},
         {"version", OPT_FLAG, offsetof(struct extra, version), NULL, "the release", 0, NULL},
         {NULL, OPT_FLAG, 0, NULL, NULL, 0, NULL},
 };
@@ -51,7 +56,8 @@ int args_error(const struct cli *c, const char *fmt, ...)
     va_start(ap, fmt);
     (void)vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
-    return fail(c, EX_USAGE, "%s%s%s; see 'e2eectl%s%s --help'", c->name, c->name[0] ? ": " : "", text, space, c->name);
+    return fail(c, EX_USAGE, "%s%s%s; see 'e2eectl%s%s --help'", c->name, c->name[0] ? ": " : "", text, space,
+            c->name);
 }
 
 static uint64_t unit_ms(const char *unit, size_t n)
@@ -59,7 +65,8 @@ static uint64_t unit_ms(const char *unit, size_t n)
     static const struct {
         const char *name;
         uint64_t ms;
-    } units[] = {{"ms", 1}, {"s", 1000}, {"m", 60000}, {"min", 60000}, {"h", 3600000}, {"d", 86400000}, {"w", 604800000}};
+    } units[] = {{"ms", 1}, {"s", 1000}, {"m", 60000}, {"min", 60000}, {"h", 3600000}, {"d", 86400000},
+            {"w", 604800000}};
 
     if (n == 0)
         return 1000;
@@ -101,7 +108,8 @@ bool args_duration(const char *text, uint64_t *ret_ms)
 
 bool args_time(const char *text, uint64_t now_ms, uint64_t *ret_ms)
 {
-    static const char *const formats[] = {"%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d"};
+    static const char *const formats[] = {
+            "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d"};
     uint64_t ms;
 
     if (text[0] == '+') {
@@ -172,10 +180,13 @@ static int store_number(const struct cli *c, const struct opt *o, struct number 
     if (ok)
         return 0;
     if (o->type == OPT_NUMBER)
-        return args_error(c, "--%s takes a number from 0 to %llu, not '%s'", o->name, (unsigned long long)o->max, text);
+        return args_error(
+                c, "--%s takes a number from 0 to %llu, not '%s'", o->name, (unsigned long long)o->max, text);
     if (o->type == OPT_DURATION)
-        return args_error(c, "--%s takes a duration such as 500ms, 90s, 10m, 1h30m or 7d, not '%s'", o->name, text);
-    return args_error(c, "--%s takes a time such as +10m, 2030-12-31T18:00 or 2030-12-31T18:00:00Z, not '%s'", o->name, text);
+        return args_error(
+                c, "--%s takes a duration such as 500ms, 90s, 10m, 1h30m or 7d, not '%s'", o->name, text);
+    return args_error(c, "--%s takes a time such as +10m, 2030-12-31T18:00 or 2030-12-31T18:00:00Z, not '%s'",
+            o->name, text);
 }
 
 static int store(const struct cli *c, const struct opt *o, char *base, const char *text)
@@ -197,7 +208,8 @@ static int store(const struct cli *c, const struct opt *o, char *base, const cha
 static void parser_add(struct parser *p, const struct opt *options, void *base)
 {
     for (const struct opt *o = options; o && o->name && p->n < MAX_OPTIONS; o++) {
-        p->table[p->n] = (struct option){o->name, o->type == OPT_FLAG ? no_argument : required_argument, NULL, FIRST_VALUE + p->n};
+        p->table[p->n] = (struct option){
+                o->name, o->type == OPT_FLAG ? no_argument : required_argument, NULL, FIRST_VALUE + p->n};
         p->opt[p->n] = o;
         p->base[p->n] = base;
         p->n++;
@@ -266,8 +278,13 @@ static int help(const struct cli *c, const struct verb *v)
     bool root = !c->name[0];
     const char *options = v->options || root ? " [OPTIONS]" : "";
 
-    (void)printf("Usage: e2eectl%s%s%s%s%s\n\n", root ? "" : " ", c->name, options, v->verbs ? " VERB" : v->operands ? " " : "",
-            v->verbs ? " ..." : v->operands ? v->operands : "");
+    (void)printf("Usage: e2eectl%s%s%s%s%s\n\n", root ? "" : " ", c->name, options,
+            v->verbs      ? " VERB"
+            : v->operands ? " "
+                          : "",
+            v->verbs      ? " ..."
+            : v->operands ? v->operands
+                          : "");
     out_wrapped(v->summary, 0, 0);
     if (v->help) {
         (void)putchar('\n');
@@ -322,9 +339,8 @@ static int check_operands(const struct cli *c, const struct verb *v, char **oper
         i++;
     }
     if (i < n && !repeats)
-        return args_error(c, "unexpected argument '%s'%s", operands[i], strstr(v->operands ? v->operands : "", "TEXT")
-                        ? "; a text with spaces needs quotes"
-                        : "");
+        return args_error(c, "unexpected argument '%s'%s", operands[i],
+                strstr(v->operands ? v->operands : "", "TEXT") ? "; a text with spaces needs quotes" : "");
     if (n > MAX_OPERANDS)
         return args_error(c, "at most %d arguments, not %d", MAX_OPERANDS, n);
     return 0;

@@ -1,7 +1,8 @@
 /*
  * e2eectl, the command line: what its files share. It stands on libe2eectl alone.
  *
- * Results of functions that end a verb are exit codes (sysexits), 0 for success; whoever returns another one has told the user why.
+ * Results of functions that end a verb are exit codes (sysexits), 0 for success; whoever returns another one
+ * has told the user why.
  */
 #ifndef E2EECTL_CLI_H
 #define E2EECTL_CLI_H
@@ -53,8 +54,8 @@ struct opt {
 };
 
 /*
- * operands: the names of the operands, "USER [TEXT]"; in brackets: may be left out; the last may end with "..." and repeat.
- * A verb with verbs of its own has no run.
+ * operands: the names of the operands, "USER [TEXT]"; in brackets: may be left out; the last may end with
+ * "..." and repeat. A verb with verbs of its own has no run.
  */
 struct verb {
     const char *name, *operands, *summary, *help;
@@ -87,8 +88,9 @@ void exits_print(void);
 enum style { STYLE_NONE, STYLE_BOLD, STYLE_DIM, STYLE_GOOD, STYLE_BAD };
 void out_style(const struct cli *c, enum style style);
 /*
- * Text that somebody else wrote, for people: no control character, no change of writing direction and no invalid UTF-8 gets through.
- * Lines after the first are indented, so that no text can pass for an output of ours.
+ * Text that somebody else wrote, for people: no control character, no change of writing direction and no
+ * invalid UTF-8 gets through. Lines after the first are indented, so that no text can pass for an output of
+ * ours.
  */
 void out_text(const char *text, size_t n, int indent);
 void out_string(const char *text);
@@ -116,8 +118,12 @@ int fail_call(const struct cli *c, int result);
 int cli_connect(struct cli *c);
 /* Time limit in ms: --timeout or the library's. */
 int cli_timeout(const struct cli *c);
-/* Reads at most max bytes of a file ("-": standard input); what names it in messages. *ret_text is malloc'ed and ends with a zero byte. */
-int cli_read_input(const struct cli *c, const char *path, size_t max, const char *what, char **ret_text, size_t *ret_n);
+/*
+ * Reads at most max bytes of a file ("-": standard input); what names it in messages. *ret_text is malloc'ed
+ * and ends with a zero byte.
+ */
+int cli_read_input(
+        const struct cli *c, const char *path, size_t max, const char *what, char **ret_text, size_t *ret_n);
 
 static inline void cli_free(void *p)
 {
@@ -135,7 +141,7 @@ static inline void cli_params_free(struct e2eectl_params **p)
 #define CLEANUP_VALUE __attribute__((cleanup(cli_value_free)))
 #define CLEANUP_PARAMS __attribute__((cleanup(cli_params_free)))
 
-extern const struct verb verb_init, verb_status, verb_health, verb_users, verb_send, verb_wait, verb_read, verb_listen,
-        verb_contact, verb_raw, verb_api;
+extern const struct verb verb_init, verb_status, verb_health, verb_users, verb_send, verb_wait, verb_read,
+        verb_listen, verb_contact, verb_raw, verb_api;
 
 #endif

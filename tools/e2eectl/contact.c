@@ -35,7 +35,9 @@ static int run_list(struct cli *c, const void *args, char **operands, int n)
             out_json(v);
             continue;
         }
-        out_style(c, strcmp(trust, "verified") == 0 ? STYLE_GOOD : strcmp(trust, "KEY CHANGED") == 0 ? STYLE_BAD : STYLE_NONE);
+        out_style(c, strcmp(trust, "verified") == 0      ? STYLE_GOOD
+                     : strcmp(trust, "KEY CHANGED") == 0 ? STYLE_BAD
+                                                         : STYLE_NONE);
         (void)printf("%-12s", trust);
         out_style(c, STYLE_NONE);
         out_string(user ? user : "?");
@@ -98,7 +100,8 @@ static int show_number(struct cli *c, const char *user)
     out_string(user);
     (void)printf(" must both see:\n\n  ");
     out_string(number ? number : "-");
-    (void)printf("\n\nLet the other side read theirs out, in person or by voice, then give it here:\n  e2eectl contact verify ");
+    (void)printf("\n\nLet the other side read theirs out, in person or by voice, then give it here:\n  "
+                 "e2eectl contact verify ");
     out_string(user);
     (void)printf(" NUMBER\n");
     return 0;
@@ -114,7 +117,8 @@ static int run_verify(struct cli *c, const void *args, char **operands, int n)
     for (int i = 1; i < n; i++) {
         int more = snprintf(number + len, sizeof(number) - len, "%s%s", len ? " " : "", operands[i]);
 
-        if (strspn(operands[i], "0123456789 ") != strlen(operands[i]) || more < 0 || (size_t)more >= sizeof(number) - len)
+        if (strspn(operands[i], "0123456789 ") != strlen(operands[i]) || more < 0 ||
+                (size_t)more >= sizeof(number) - len)
             return args_error(c, "NUMBER is the digits of the safety number, not '%s'", operands[i]);
         len += (size_t)more;
     }
@@ -141,7 +145,9 @@ static int refuse_change(struct cli *c, const char *user, bool *ret_refused)
     if (!uid)
         return 0;
     *ret_refused = true;
-    return fail(c, EX_NOPERM, "the key of %s has changed. Its fingerprint is now\n%s\nAsk %s by another way. If that is right: e2eectl contact trust %s --uid %s",
+    return fail(c, EX_NOPERM,
+            "the key of %s has changed. Its fingerprint is now\n%s\nAsk %s by another way. If that is right: "
+            "e2eectl contact trust %s --uid %s",
             user, fingerprint ? fingerprint : "-", user, user, uid);
 }
 
@@ -201,15 +207,19 @@ static const struct opt add_options[] = {
         {NULL, OPT_FLAG, 0, NULL, NULL, 0, NULL},
 };
 static const struct opt trust_options[] = {
-        {"uid", OPT_STRING, offsetof(struct uid_args, uid), "UID", "the new uid, when the key has changed", 0, NULL},
-        {"policy", OPT_CHOICE, offsetof(struct uid_args, policy), "P", "at the next change of the key: block, hold or accept", 0,
-                "block|hold|accept"},
+        {"uid", OPT_STRING, offsetof(struct uid_args, uid), "UID", "the new uid, when the key has changed", 0,
+                NULL},
+        {"policy", OPT_CHOICE, offsetof(struct uid_args, policy), "P",
+                "at the next change of the key: block, hold or accept", 0, "block|hold|accept"},
         {NULL, OPT_FLAG, 0, NULL, NULL, 0, NULL},
 };
 
 static const struct verb contact_verbs[] = {
         {.name = "list", .summary = "all contacts and how far they are trusted", .run = run_list},
-        {.name = "show", .operands = "USER", .summary = "one contact with fingerprint and safety number", .run = run_show},
+        {.name = "show",
+                .operands = "USER",
+                .summary = "one contact with fingerprint and safety number",
+                .run = run_show},
         {.name = "add",
                 .operands = "USER",
                 .summary = "look a user up and remember the key",
@@ -219,7 +229,8 @@ static const struct verb contact_verbs[] = {
         {.name = "verify",
                 .operands = "USER [NUMBER...]",
                 .summary = "mark the key as verified by the safety number",
-                .help = "Without NUMBER it shows the number to compare. NUMBER is the one that the other side reads out; if it differs, nothing is "
+                .help = "Without NUMBER it shows the number to compare. NUMBER is the one that the other "
+                        "side reads out; if it differs, nothing is "
                         "marked and the exit code is 77.",
                 .run = run_verify},
         {.name = "trust",
@@ -228,9 +239,15 @@ static const struct verb contact_verbs[] = {
                 .options = trust_options,
                 .args_size = sizeof(struct uid_args),
                 .run = run_trust},
-        {.name = "block", .operands = "USER", .summary = "take no more messages from the contact, send none", .run = run_block},
+        {.name = "block",
+                .operands = "USER",
+                .summary = "take no more messages from the contact, send none",
+                .run = run_block},
         {.name = "unblock", .operands = "USER", .summary = "undo block", .run = run_unblock},
-        {.name = "remove", .operands = "USER", .summary = "forget the contact, its key and its sessions", .run = run_remove},
+        {.name = "remove",
+                .operands = "USER",
+                .summary = "forget the contact, its key and its sessions",
+                .run = run_remove},
         {.name = NULL},
 };
 

@@ -23,7 +23,10 @@ static const struct {
         {EX_CONFIG, "there is no account yet"},
 };
 
-/* Every error of the library, the exit code that it becomes, and what to do where the message does not say it. */
+/*
+ * Every error of the library, the exit code that it becomes, and what to do where the message does not say
+ * it.
+ */
 static const struct {
     int error, exit;
     const char *hint;
@@ -48,7 +51,8 @@ static const struct {
         {E2EECTL_ERR_RATE_LIMITED, EX_TEMPFAIL, NULL},
         {E2EECTL_ERR_TIMEOUT, EX_TEMPFAIL, NULL},
         {E2EECTL_ERR_RELAY_REFUSED, EX_UNAVAILABLE, NULL},
-        {E2EECTL_ERR_TOKEN_REQUIRED, EX_NOPERM, "give the relay's token with: e2eectl init USER --token TOKEN"},
+        {E2EECTL_ERR_TOKEN_REQUIRED, EX_NOPERM,
+                "give the relay's token with: e2eectl init USER --token TOKEN"},
         {E2EECTL_ERR_REGISTRATION_CLOSED, EX_NOPERM, NULL},
         {E2EECTL_ERR_EXPIRED, EX_TEMPFAIL, NULL},
         {E2EECTL_ERR_ID_CONFLICT, EX_DATAERR, NULL},
@@ -60,7 +64,8 @@ static const struct {
         {-ENOENT, EX_UNAVAILABLE, NULL},
         {-ENOTDIR, EX_UNAVAILABLE, NULL},
         {-ECONNREFUSED, EX_UNAVAILABLE, NULL},
-        {-ECONNRESET, EX_UNAVAILABLE, "the daemon stopped or was restarted; what was under way may have been done"},
+        {-ECONNRESET, EX_UNAVAILABLE,
+                "the daemon stopped or was restarted; what was under way may have been done"},
         {-ETIMEDOUT, EX_TEMPFAIL, NULL},
         {-EAGAIN, EX_TEMPFAIL, NULL},
         {-EACCES, EX_NOPERM, NULL},

@@ -254,7 +254,8 @@ static int listen_loop(struct listener *l)
             return r;
     }
     if (!l->stop_signal && l->left > 0 && l->left != UINT64_MAX)
-        return fail(l->c, EX_TEMPFAIL, "listen: %llu events did not come in time", (unsigned long long)l->left);
+        return fail(
+                l->c, EX_TEMPFAIL, "listen: %llu events did not come in time", (unsigned long long)l->left);
     return 0;
 }
 
@@ -273,7 +274,8 @@ static int finish(struct listener *l)
             return fail_call(l->c, r);
     }
     if (e2eectl_calls(l->c->h) > 0)
-        return fail(l->c, EX_TEMPFAIL, "listen: the daemon did not confirm what was printed; it will come again");
+        return fail(
+                l->c, EX_TEMPFAIL, "listen: the daemon did not confirm what was printed; it will come again");
     return l->ack_result ? fail_call(l->c, l->ack_result) : 0;
 }
 
@@ -317,7 +319,8 @@ static size_t split_types(char *text, const char *types[MAX_TYPES])
 
 static int subscribe(struct cli *c, const struct listen_args *a)
 {
-    struct e2eectl_subscribe_options o = {.size = sizeof(o), .consumer = a->consumer, .has_after = a->after.set, .after = a->after.n};
+    struct e2eectl_subscribe_options o = {
+            .size = sizeof(o), .consumer = a->consumer, .has_after = a->after.set, .after = a->after.n};
     const char *types[MAX_TYPES];
     CLEANUP_TEXT char *text = NULL;
     int r;
@@ -338,7 +341,8 @@ static int subscribe(struct cli *c, const struct listen_args *a)
 static int run_listen(struct cli *c, const void *args, char **operands, int n)
 {
     const struct listen_args *a = args;
-    struct listener l = {.c = c, .consumer = a->consumer, .left = a->count.set ? a->count.n : UINT64_MAX, .deadline = -1};
+    struct listener l = {
+            .c = c, .consumer = a->consumer, .left = a->count.set ? a->count.n : UINT64_MAX, .deadline = -1};
     int r = cli_connect(c), end;
 
     (void)operands;
@@ -361,16 +365,22 @@ static int run_listen(struct cli *c, const void *args, char **operands, int n)
 const struct verb verb_listen = {
         .name = "listen",
         .summary = "print events as they come",
-        .help = "Without --consumer and --after it begins with what comes now. With --consumer the daemon remembers what was printed: an "
-                "event is acknowledged when it has been written out, and the next run goes on behind it; events of other types than those of "
-                "--types count as printed. With --timeout it ends after that time; exit code 75 if fewer events came than --count asked for.",
+        .help = "Without --consumer and --after it begins with what comes now. With --consumer the daemon "
+                "remembers what was printed: an "
+                "event is acknowledged when it has been written out, and the next run goes on behind it; "
+                "events of other types than those of "
+                "--types count as printed. With --timeout it ends after that time; exit code 75 if fewer "
+                "events came than --count asked for.",
         .options =
                 (const struct opt[]){
-                        {"consumer", OPT_STRING, offsetof(struct listen_args, consumer), "NAME", "resume where this name stands", 0, NULL},
-                        {"types", OPT_STRING, offsetof(struct listen_args, types), "A,B", "only these types, such as message,message_ack", 0, NULL},
-                        {"after", OPT_NUMBER, offsetof(struct listen_args, after), "SEQ", "begin behind this event; 0: the oldest kept",
-                                UINT64_C(1) << 53, NULL},
-                        {"count", OPT_NUMBER, offsetof(struct listen_args, count), "N", "end after so many events", UINT64_C(1) << 53, NULL},
+                        {"consumer", OPT_STRING, offsetof(struct listen_args, consumer), "NAME",
+                                "resume where this name stands", 0, NULL},
+                        {"types", OPT_STRING, offsetof(struct listen_args, types), "A,B",
+                                "only these types, such as message,message_ack", 0, NULL},
+                        {"after", OPT_NUMBER, offsetof(struct listen_args, after), "SEQ",
+                                "begin behind this event; 0: the oldest kept", UINT64_C(1) << 53, NULL},
+                        {"count", OPT_NUMBER, offsetof(struct listen_args, count), "N",
+                                "end after so many events", UINT64_C(1) << 53, NULL},
                         {NULL, OPT_FLAG, 0, NULL, NULL, 0, NULL},
                 },
         .args_size = sizeof(struct listen_args),

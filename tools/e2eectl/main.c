@@ -8,19 +8,23 @@
 
 #define READ_STEP 65536u
 
-static const struct verb *const verbs[] = {&verb_init, &verb_status, &verb_health, &verb_send, &verb_wait, &verb_listen,
-        &verb_read, &verb_contact, &verb_users, &verb_raw, &verb_api};
+static const struct verb *const verbs[] = {&verb_init, &verb_status, &verb_health, &verb_send, &verb_wait,
+        &verb_listen, &verb_read, &verb_contact, &verb_users, &verb_raw, &verb_api};
 
 static int not_running(const struct cli *c, const char *path, int r)
 {
     const char *account = c->account;
 
     if (c->socket || (!account && getenv("E2EED_SOCKET")))
-        return fail(c, exit_of(r), "no daemon answers at %s (%s); start e2eed, or check --socket and $E2EED_SOCKET", path,
+        return fail(c, exit_of(r),
+                "no daemon answers at %s (%s); start e2eed, or check --socket and $E2EED_SOCKET", path,
                 e2eectl_error_text(r));
-    return fail(c, exit_of(r), "e2eed is not running: no daemon answers at %s\nStart it with: systemctl --user start e2eed%s%s.socket\n"
-                               "or run: e2eed%s%s",
-            path, account ? "@" : "", account ? account : "", account ? " --account " : "", account ? account : "");
+    return fail(c, exit_of(r),
+            "e2eed is not running: no daemon answers at %s\nStart it with: systemctl --user start "
+            "e2eed%s%s.socket\n"
+            "or run: e2eed%s%s",
+            path, account ? "@" : "", account ? account : "", account ? " --account " : "",
+            account ? account : "");
 }
 
 int cli_connect(struct cli *c)
@@ -35,7 +39,9 @@ int cli_connect(struct cli *c)
         r = e2eectl_socket_path(c->account, &path);
     }
     if (r == -EINVAL)
-        return args_error(c, "--account '%s' is no account name: 1 to 64 of a-z 0-9 . _ -, the first a letter or digit", c->account);
+        return args_error(c,
+                "--account '%s' is no account name: 1 to 64 of a-z 0-9 . _ -, the first a letter or digit",
+                c->account);
     if (r == 0)
         r = e2eectl_open(path, &c->h);
     if (r == -ENOENT || r == -ENOTDIR || r == -ECONNREFUSED)
@@ -43,7 +49,8 @@ int cli_connect(struct cli *c)
     if (r == -ENAMETOOLONG)
         return fail(c, exit_of(r), "the socket's path is longer than 107 bytes: %s", path);
     if (r)
-        return fail(c, exit_of(r), "cannot connect to %s: %s", path ? path : "the daemon", e2eectl_error_text(r));
+        return fail(
+                c, exit_of(r), "cannot connect to %s: %s", path ? path : "the daemon", e2eectl_error_text(r));
     e2eectl_set_timeout(c->h, cli_timeout(c));
     return 0;
 }
@@ -88,7 +95,8 @@ static int read_all(int fd, size_t max, char **ret_text, size_t *ret_n)
     return 0;
 }
 
-int cli_read_input(const struct cli *c, const char *path, size_t max, const char *what, char **ret_text, size_t *ret_n)
+int cli_read_input(
+        const struct cli *c, const char *path, size_t max, const char *what, char **ret_text, size_t *ret_n)
 {
     bool standard = strcmp(path, "-") == 0;
     const char *name = standard ? "standard input" : path;
@@ -100,16 +108,20 @@ int cli_read_input(const struct cli *c, const char *path, size_t max, const char
     if (!standard)
         (void)close(fd);
     if (r == -EFBIG)
-        return fail(c, EX_DATAERR, "%s: %s is longer than %zu bytes, the most that %s may have", c->name, name, max, what);
+        return fail(c, EX_DATAERR, "%s: %s is longer than %zu bytes, the most that %s may have", c->name,
+                name, max, what);
     if (r)
-        return fail(c, r == -ENOMEM ? EX_OSERR : EX_NOINPUT, "%s: cannot read %s: %s", c->name, name, e2eectl_error_text(r));
+        return fail(c, r == -ENOMEM ? EX_OSERR : EX_NOINPUT, "%s: cannot read %s: %s", c->name, name,
+                e2eectl_error_text(r));
     return 0;
 }
 
 int main(int argc, char **argv)
 {
     static struct verb table[COUNT_OF(verbs) + 1];
-    const struct verb root = {.summary = "Send and receive end-to-end encrypted messages through the local daemon e2eed.", .verbs = table};
+    const struct verb root = {
+            .summary = "Send and receive end-to-end encrypted messages through the local daemon e2eed.",
+            .verbs = table};
     const char *no_color = getenv("NO_COLOR"), *term = getenv("TERM");
     struct cli c = {.tty = isatty(STDOUT_FILENO)};
     int r, flushed;

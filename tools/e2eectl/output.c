@@ -10,8 +10,11 @@
 
 void out_style(const struct cli *c, enum style style)
 {
-    static const char *const codes[] = {
-            [STYLE_NONE] = "0", [STYLE_BOLD] = "1", [STYLE_DIM] = "2", [STYLE_GOOD] = "32", [STYLE_BAD] = "31"};
+    static const char *const codes[] = {[STYLE_NONE] = "0",
+            [STYLE_BOLD] = "1",
+            [STYLE_DIM] = "2",
+            [STYLE_GOOD] = "32",
+            [STYLE_BAD] = "31"};
 
     if (c->color)
         (void)printf("\033[%sm", codes[style]);
@@ -40,9 +43,9 @@ static size_t decode(const unsigned char *p, size_t left, unsigned *ret_code)
 /* Control characters, and format characters that change the order or the lines of what is shown. */
 static bool unsafe(unsigned code)
 {
-    return code < 0x20 || (code >= 0x7f && code <= 0x9f) || code == 0x61c || code == 0x200e || code == 0x200f ||
-            (code >= 0x2028 && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069) || code == 0xfeff ||
-            (code >= 0xfff9 && code <= 0xfffb) || (code >= 0xe0000 && code <= 0xe007f);
+    return code < 0x20 || (code >= 0x7f && code <= 0x9f) || code == 0x61c || code == 0x200e ||
+           code == 0x200f || (code >= 0x2028 && code <= 0x202e) || (code >= 0x2066 && code <= 0x2069) ||
+           code == 0xfeff || (code >= 0xfff9 && code <= 0xfffb) || (code >= 0xe0000 && code <= 0xe007f);
 }
 
 static void put_text(FILE *to, const char *text, size_t n, int indent)
@@ -83,12 +86,16 @@ void out_string(const char *text)
 static void put_json_unit(FILE *to, unsigned code)
 {
     if (code > 0xffff)
-        (void)fprintf(to, "\\u%04x\\u%04x", 0xd800 + ((code - 0x10000) >> 10), 0xdc00 + ((code - 0x10000) & 0x3ff));
+        (void)fprintf(
+                to, "\\u%04x\\u%04x", 0xd800 + ((code - 0x10000) >> 10), 0xdc00 + ((code - 0x10000) & 0x3ff));
     else
         (void)fprintf(to, "\\u%04x", code);
 }
 
-/* What lies inside a string literal (quoted: with quotes and backslashes still to be escaped), or JSON as a whole. */
+/*
+ * What lies inside a string literal (quoted: with quotes and backslashes still to be escaped), or JSON as a
+ * whole.
+ */
 static void put_json_chars(FILE *to, const char *text, bool quoted)
 {
     const unsigned char *p = (const unsigned char *)text;
@@ -167,7 +174,8 @@ static int longest_key(const struct e2eectl_value *map)
 
 static enum style style_of(const char *value)
 {
-    static const char *const good[] = {"online", "ok", "verified"}, *const bad[] = {"offline", "failed", "none"};
+    static const char *const good[] = {"online", "ok", "verified"}, *const bad[] = {
+                                                                            "offline", "failed", "none"};
 
     for (size_t i = 0; i < COUNT_OF(good); i++) {
         if (strcmp(value, good[i]) == 0)
@@ -254,7 +262,8 @@ static void put_error(const struct cli *c, int exit_code, const struct e2eectl_e
     if (e->code > 0)
         (void)fprintf(stderr, " (%s)", e->name);
     if (e->retry_after_ms > 0)
-        (void)fprintf(stderr, "; try again in %u.%u s", e->retry_after_ms / 1000, e->retry_after_ms % 1000 / 100);
+        (void)fprintf(
+                stderr, "; try again in %u.%u s", e->retry_after_ms / 1000, e->retry_after_ms % 1000 / 100);
     (void)fputc('\n', stderr);
 }
 

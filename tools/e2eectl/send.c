@@ -70,7 +70,8 @@ static int wait_for(struct cli *c, const char *id, uint64_t seq, const char *unt
 }
 
 /* Where the body comes from: TEXT, "-" or --file. */
-static int read_body(const struct cli *c, const struct send_args *a, char **operands, int n, char **ret_text, size_t *ret_n)
+static int read_body(const struct cli *c, const struct send_args *a, char **operands, int n, char **ret_text,
+        size_t *ret_n)
 {
     const char *text = n > 1 ? operands[1] : NULL;
 
@@ -81,7 +82,8 @@ static int read_body(const struct cli *c, const struct send_args *a, char **oper
     if (a->file || strcmp(text, "-") == 0)
         return cli_read_input(c, a->file ? a->file : text, E2EECTL_MAX_BODY, "a message", ret_text, ret_n);
     if (strlen(text) > E2EECTL_MAX_BODY)
-        return fail(c, EX_DATAERR, "send: TEXT is longer than %d bytes, the most that a message may have", E2EECTL_MAX_BODY);
+        return fail(c, EX_DATAERR, "send: TEXT is longer than %d bytes, the most that a message may have",
+                E2EECTL_MAX_BODY);
     *ret_text = strdup(text);
     if (!*ret_text)
         return fail(c, EX_OSERR, "no memory");
@@ -90,8 +92,8 @@ static int read_body(const struct cli *c, const struct send_args *a, char **oper
 }
 
 /* As text where it is text; what comes from a file or a pipe and is none goes as bytes. */
-static int send_body(struct cli *c, const struct send_args *a, struct e2eectl_send_options *o, bool typed, const char *body, size_t n,
-        char id[E2EECTL_ID_SIZE], uint64_t *ret_seq)
+static int send_body(struct cli *c, const struct send_args *a, struct e2eectl_send_options *o, bool typed,
+        const char *body, size_t n, char id[E2EECTL_ID_SIZE], uint64_t *ret_seq)
 {
     int r = -EILSEQ;
 
@@ -113,9 +115,11 @@ static int send_body(struct cli *c, const struct send_args *a, struct e2eectl_se
 
 static int run_send(struct cli *c, const void *args, char **operands, int n)
 {
-    static const enum e2eectl_qos qos[] = {E2EECTL_QOS_NOT_STORED, E2EECTL_QOS_AT_LEAST_ONCE, E2EECTL_QOS_EXACTLY_ONCE};
+    static const enum e2eectl_qos qos[] = {
+            E2EECTL_QOS_NOT_STORED, E2EECTL_QOS_AT_LEAST_ONCE, E2EECTL_QOS_EXACTLY_ONCE};
     const struct send_args *a = args;
-    struct e2eectl_send_options o = {.size = sizeof(o), .to = operands[0], .id = a->id, .require_verified = a->require_verified};
+    struct e2eectl_send_options o = {
+            .size = sizeof(o), .to = operands[0], .id = a->id, .require_verified = a->require_verified};
     CLEANUP_TEXT char *body = NULL;
     char id[E2EECTL_ID_SIZE];
     uint64_t seq = 0;
@@ -142,26 +146,36 @@ const struct verb verb_send = {
         .name = "send",
         .operands = "USER [TEXT]",
         .summary = "send a message; prints its id once it is safe at the daemon",
-        .help = "TEXT - reads standard input. A body has at most 65,536 bytes. What is read from standard input or a file and is "
-                "not valid UTF-8 text is sent as bytes. With --wait the exit code tells what became of the message: 75 not yet (it "
+        .help = "TEXT - reads standard input. A body has at most 65,536 bytes. What is read from standard "
+                "input or a file and is "
+                "not valid UTF-8 text is sent as bytes. With --wait the exit code tells what became of the "
+                "message: 75 not yet (it "
                 "stays on its way) or expired, 77 key changed or blocked, 69 failed otherwise.",
         .options =
                 (const struct opt[]){
-                        {"file", OPT_STRING, offsetof(struct send_args, file), "F", "send the contents of this file", 0, NULL},
+                        {"file", OPT_STRING, offsetof(struct send_args, file), "F",
+                                "send the contents of this file", 0, NULL},
                         {"wait", OPT_CHOICE, offsetof(struct send_args, wait), "STATE",
-                                "wait until it is sent (safe at the relay), delivered (safe at the recipient's daemon) or read", 0,
-                                "sent|delivered|read"},
+                                "wait until it is sent (safe at the relay), delivered (safe at the "
+                                "recipient's daemon) or read",
+                                0, "sent|delivered|read"},
                         {"id", OPT_STRING, offsetof(struct send_args, id), "ID",
-                                "name of the message: sending with the same name again does not send it twice", 0, NULL},
+                                "name of the message: sending with the same name again does not send it "
+                                "twice",
+                                0, NULL},
                         {"qos", OPT_NUMBER, offsetof(struct send_args, qos), "N",
-                                "0: only if the recipient is there now; 1: at least once; 2: exactly once (default)", 2, NULL},
+                                "0: only if the recipient is there now; 1: at least once; 2: exactly once "
+                                "(default)",
+                                2, NULL},
                         {"ttl", OPT_DURATION, offsetof(struct send_args, ttl), "DURATION",
-                                "give up when it was not delivered after this time (default and at most 30d)", 0, NULL},
+                                "give up when it was not delivered after this time (default and at most 30d)",
+                                0, NULL},
                         {"not-before", OPT_TIME, offsetof(struct send_args, not_before), "TIME",
                                 "send later: +10m, 2030-12-31T18:00, 2030-12-31T18:00:00Z", 0, NULL},
                         {"require-verified", OPT_FLAG, offsetof(struct send_args, require_verified), NULL,
                                 "only if the recipient's key has been verified", 0, NULL},
-                        {"bytes", OPT_FLAG, offsetof(struct send_args, bytes), NULL, "send as bytes even if it is text", 0, NULL},
+                        {"bytes", OPT_FLAG, offsetof(struct send_args, bytes), NULL,
+                                "send as bytes even if it is text", 0, NULL},
                         {NULL, OPT_FLAG, 0, NULL, NULL, 0, NULL},
                 },
         .args_size = sizeof(struct send_args),
@@ -188,8 +202,8 @@ const struct verb verb_wait = {
         .help = "Prints the state reached. Exit codes as for 'send --wait'.",
         .options =
                 (const struct opt[]){
-                        {"until", OPT_CHOICE, offsetof(struct wait_args, until), "STATE", "sent, delivered (default) or read", 0,
-                                "sent|delivered|read"},
+                        {"until", OPT_CHOICE, offsetof(struct wait_args, until), "STATE",
+                                "sent, delivered (default) or read", 0, "sent|delivered|read"},
                         {NULL, OPT_FLAG, 0, NULL, NULL, 0, NULL},
                 },
         .args_size = sizeof(struct wait_args),
@@ -211,6 +225,7 @@ const struct verb verb_read = {
         .name = "read",
         .operands = "USER ID...",
         .summary = "tell USER that you have read these messages",
-        .help = "The IDs are those of message events. Nothing is sent where the account's receipts are switched off.",
+        .help = "The IDs are those of message events. Nothing is sent where the account's receipts are "
+                "switched off.",
         .run = run_read,
 };

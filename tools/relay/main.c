@@ -18,7 +18,8 @@
 #define NAME_LEN (MAX_HOST + 8)
 #define TICK_MS 1000
 #define DRAIN_CHECK_MS 20
-#define DRAIN_MAX_MS 5000
+#define DRAIN_MAX_MS 5000 /* for the store */
+#define CLOSE_MAX_MS 1000 /* then for the peers' close frames */
 
 struct app {
     const struct options *options;
@@ -49,9 +50,11 @@ static void on_drain(uv_timer_t *timer)
 
     if (!a->shut_down && (store_pending(a->store) == 0 || late)) {
         a->shut_down = true;
+        a->drain_until_ms = clock_mono_ms() + CLOSE_MAX_MS;
         hub_shut_down(a->hub);
+        return;
     }
-    if ((a->shut_down && server_connections(a->server) == 0) || late)
+    if (a->shut_down && (late || server_connections(a->server) == 0))
         uv_stop(&a->loop);
 }
 
@@ -215,6 +218,8 @@ static int serve(const struct options *o)
 
     a.options = o;
     (void)signal(SIGPIPE, SIG_IGN);
+    /* A limit on the size of files is then an error like a full disk. */
+    (void)signal(SIGXFSZ, SIG_IGN);
     if (uv_loop_init(&a.loop))
         return EX_OSERR;
     r = run(&a);

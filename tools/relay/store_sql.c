@@ -647,7 +647,7 @@ static int64_t pragma_value(sqlite3 *db, const char *sql)
 
 static int broken(struct sql *q, const char *path, char error[STORE_ERROR_LEN])
 {
-    (void)snprintf(error, STORE_ERROR_LEN, "%s: %s", path, q->db ? sqlite3_errmsg(q->db) : "out of memory");
+    (void)snprintf(error, STORE_ERROR_LEN, "%.120s: %.120s", path, q->db ? sqlite3_errmsg(q->db) : "out of memory");
     return STORE_OPEN_BROKEN;
 }
 
@@ -659,13 +659,13 @@ static int check_schema(struct sql *q, const char *path, char error[STORE_ERROR_
         return 0;
     if (version > SQL_SCHEMA_VERSION) {
         (void)snprintf(error, STORE_ERROR_LEN,
-                "%s: the state has schema version %lld, this program knows versions up to %d; use a newer e2ee-relay", path,
+                "%.120s: the state has schema version %lld, this program knows versions up to %d; use a newer e2ee-relay", path,
                 (long long)version, SQL_SCHEMA_VERSION);
         return STORE_OPEN_NEWER;
     }
     if (version < 0)
         return broken(q, path, error);
-    (void)snprintf(error, STORE_ERROR_LEN, "%s: not the state of an e2ee-relay", path);
+    (void)snprintf(error, STORE_ERROR_LEN, "%.180s: not the state of an e2ee-relay", path);
     return STORE_OPEN_BROKEN;
 }
 

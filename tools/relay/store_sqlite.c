@@ -260,7 +260,7 @@ const uint8_t *store_id(const struct store *s)
 
 static int fail(char error[STORE_ERROR_LEN], const char *path, int err)
 {
-    (void)snprintf(error, STORE_ERROR_LEN, "%s: %s", path, strerror(err));
+    (void)snprintf(error, STORE_ERROR_LEN, "%.180s: %.60s", path, strerror(err));
     return -err;
 }
 
@@ -282,7 +282,7 @@ static int lock_directory(const char *dir, int *ret_fd, char error[STORE_ERROR_L
         (void)close(fd);
         if (err != EWOULDBLOCK)
             return fail(error, path, err);
-        (void)snprintf(error, STORE_ERROR_LEN, "%s: another e2ee-relay is using this state directory", dir);
+        (void)snprintf(error, STORE_ERROR_LEN, "%.180s: another e2ee-relay is using this state directory", dir);
         return STORE_OPEN_BUSY;
     }
     *ret_fd = fd;
@@ -435,7 +435,7 @@ int store_create_token(const char *dir, const uint8_t hash[STORE_TOKEN_HASH_LEN]
         r = STORE_OPEN_BROKEN;
     }
     if (r)
-        (void)snprintf(error, STORE_ERROR_LEN, "%s: %s", dir, sqlite3_errmsg(q.db));
+        (void)snprintf(error, STORE_ERROR_LEN, "%.120s: %.120s", dir, sqlite3_errmsg(q.db));
     (void)sqlite3_finalize(st);
     sql_close(&q);
     return r;
@@ -461,7 +461,7 @@ int store_read_stats(const char *dir, struct store_stats *ret_stats, char error[
         for (size_t i = 0; i < ARRAY_SIZE(out); i++)
             *out[i] = (uint64_t)sqlite3_column_int64(st, (int)i);
     } else {
-        (void)snprintf(error, STORE_ERROR_LEN, "%s: %s", dir, sqlite3_errmsg(q.db));
+        (void)snprintf(error, STORE_ERROR_LEN, "%.120s: %.120s", dir, sqlite3_errmsg(q.db));
         r = STORE_OPEN_BROKEN;
     }
     (void)sqlite3_finalize(st);
