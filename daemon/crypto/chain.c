@@ -20,7 +20,8 @@ static void kem_hash(enum kem_kind kind, const uint8_t *field, uint8_t ret_hash[
     hash_end(&h, ret_hash);
 }
 
-void root_step(struct ratchet *r, size_t ikm_len, enum kem_kind kind, const uint8_t *field, struct root *ret_root)
+void root_step(
+        struct ratchet *r, size_t ikm_len, enum kem_kind kind, const uint8_t *field, struct root *ret_root)
 {
     uint8_t info[LABEL_MAX + TRANSCRIPT_LEN + HASH_LEN], prk[HASH_LEN];
     uint8_t out[2 * KEY_LEN + KEY_LEN + ROUTE_TAG_LEN];
@@ -129,8 +130,8 @@ void message_keys(const crypto_hash_sha256_state *ad, uint8_t type, struct span 
     (void)crypto_auth_hmacsha512_final(&w->hmac512, w->keys);
 }
 
-bool body_open(const crypto_hash_sha256_state *ad, const struct envelope_view *view, uint8_t type, struct work *w,
-        uint8_t *ret_plaintext)
+bool body_open(const crypto_hash_sha256_state *ad, const struct envelope_view *view, uint8_t type,
+        struct work *w, uint8_t *ret_plaintext)
 {
     int com, tag;
     message_keys(ad, type, view->header, view->nonce, w);
@@ -148,7 +149,8 @@ static bool offer_due(const struct ratchet *r, uint64_t now_ms)
     return !r->has_offer && (late || r->kem_messages >= RATCHET_KEM_MESSAGES);
 }
 
-static int choose_field(const struct ratchet *r, uint64_t now_ms, const struct rng *rng, struct send_step *step)
+static int choose_field(
+        const struct ratchet *r, uint64_t now_ms, const struct rng *rng, struct send_step *step)
 {
     if (r->answer.pending) {
         step->field.kind = KEM_ANSWER;
@@ -162,7 +164,8 @@ static int choose_field(const struct ratchet *r, uint64_t now_ms, const struct r
     return mlkem_keypair(step->offer_seed, step->field.bytes);
 }
 
-/* dhr was of use in the receiving step, and so is not of low order; an initiator's comes straight from the bundle. */
+/* dhr was of use in the receiving step, and so is not of low order; an initiator's comes straight from the
+ * bundle. */
 static int compute_sending(struct ratchet *r, uint64_t now_ms, const struct rng *rng, struct send_step *step)
 {
     size_t ikm_len = KEY_LEN;
@@ -183,12 +186,8 @@ static int compute_sending(struct ratchet *r, uint64_t now_ms, const struct rng 
 
 int sending_prepare(struct ratchet *r, uint64_t now_ms, const struct rng *rng)
 {
-    int status;
     sodium_memzero(&r->send_step, sizeof(r->send_step));
-    status = compute_sending(r, now_ms, rng, &r->send_step);
-    if (status)
-        sending_abandon(r);
-    return status;
+    return compute_sending(r, now_ms, rng, &r->send_step);
 }
 
 void sending_abandon(struct ratchet *r)

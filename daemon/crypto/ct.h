@@ -1,6 +1,6 @@
 /*
- * For the check of constant running time only (tests/ct): marks what the protocol makes public though it was computed
- * from secrets, such as whether a tag was right. In every other build the macros are nothing.
+ * For the check of constant running time only (tests/ct): marks what the protocol makes public though it was
+ * computed from secrets, such as whether a tag was right. In every other build the macros are nothing.
  */
 #ifndef E2EE_CT_H
 #define E2EE_CT_H

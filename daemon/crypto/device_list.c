@@ -7,7 +7,8 @@ void uid_of_account_key(const uint8_t ak[32], uint8_t ret_uid[UID_LEN])
 {
     crypto_generichash_state st;
     (void)crypto_generichash_init(&st, NULL, 0, UID_LEN);
-    (void)crypto_generichash_update(&st, (const uint8_t *)label_table[LABEL_UID].text, label_table[LABEL_UID].n);
+    (void)crypto_generichash_update(
+            &st, (const uint8_t *)label_table[LABEL_UID].text, label_table[LABEL_UID].n);
     (void)crypto_generichash_update(&st, ak, KEY_LEN);
     (void)crypto_generichash_final(&st, ret_uid, UID_LEN);
 }
@@ -118,7 +119,8 @@ static int check_successor(const struct link *before, const struct link *now)
 }
 
 /* How an entry stands to the pinned one: the pinned itself, right after it, or earlier. */
-static int check_pinned(const struct device_list *list, bool first, uint64_t n, const uint8_t hash[LIST_HASH_LEN])
+static int check_pinned(
+        const struct device_list *list, bool first, uint64_t n, const uint8_t hash[LIST_HASH_LEN])
 {
     if (list->n == n && memcmp(list->hash, hash, LIST_HASH_LEN) != 0)
         return IDENTITY_FORK;
@@ -153,8 +155,9 @@ static int walk(const uint8_t uid[UID_LEN], uint64_t pinned_n, const uint8_t pin
     return links[(count + 1) % 2].list.n < pinned_n ? IDENTITY_ROLLBACK : 0;
 }
 
-int device_list_advance(const uint8_t uid[UID_LEN], uint64_t pinned_n, const uint8_t pinned_hash[LIST_HASH_LEN],
-        const struct span *entries, size_t count, struct device_list *ret_list)
+int device_list_advance(const uint8_t uid[UID_LEN], uint64_t pinned_n,
+        const uint8_t pinned_hash[LIST_HASH_LEN], const struct span *entries, size_t count,
+        struct device_list *ret_list)
 {
     struct link links[2];
     int status;

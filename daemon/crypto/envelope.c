@@ -19,7 +19,8 @@ static void parse_handshake(struct cursor *c, struct envelope_view *v)
 
 static bool sealed_header_length_ok(size_t n)
 {
-    return n == SEALED_HEADER_LEN(0) || n == SEALED_HEADER_LEN(MLKEM_PK_LEN) || n == SEALED_HEADER_LEN(MLKEM_CT_LEN);
+    return n == SEALED_HEADER_LEN(0) || n == SEALED_HEADER_LEN(MLKEM_PK_LEN) ||
+           n == SEALED_HEADER_LEN(MLKEM_CT_LEN);
 }
 
 /* A padded plaintext and its tag. */
@@ -51,7 +52,8 @@ int envelope_parse(const void *body, size_t n, struct envelope_view *ret_view)
     v.com = cursor_take(&c, COM_LEN);
     v.ciphertext.n = c.left;
     v.ciphertext.p = cursor_take(&c, c.left);
-    if (cursor_end(&c) != WIRE_OK || !sealed_header_length_ok(v.header.n) || !ciphertext_length_ok(v.ciphertext.n))
+    if (cursor_end(&c) != WIRE_OK || !sealed_header_length_ok(v.header.n) ||
+            !ciphertext_length_ok(v.ciphertext.n))
         return RATCHET_MALFORMED;
     *ret_view = v;
     return 0;

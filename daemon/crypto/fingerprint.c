@@ -10,7 +10,8 @@
 #define CHUNKS (FINGERPRINT_LEN / CHUNK_DIGITS)
 
 /* The first round hashes label, uid and key; each later one the digest before it and the key. */
-static void iterate(const uint8_t uid[UID_LEN], const uint8_t ak[32], uint8_t ret_digest[crypto_hash_sha512_BYTES])
+static void iterate(
+        const uint8_t uid[UID_LEN], const uint8_t ak[32], uint8_t ret_digest[crypto_hash_sha512_BYTES])
 {
     crypto_hash_sha512_state st;
 

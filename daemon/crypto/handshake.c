@@ -74,7 +74,8 @@ static void hash_transcript(const struct transcript *t, uint8_t ret_th[TRANSCRIP
     hash_end(&h, ret_th);
 }
 
-/* The key schedule of section 4. work.ikm holds DH1 to DH3 or DH4 behind the first 32 bytes, and ss behind them. */
+/* The key schedule of section 4. work.ikm holds DH1 to DH3 or DH4 behind the first 32 bytes, and ss behind
+ * them. */
 static void derive(struct ratchet *r, size_t agreements, struct chain_id *ret_a, struct chain_id *ret_b)
 {
     static const uint8_t salt[HASH_LEN];
@@ -148,8 +149,8 @@ static bool agree_initiator(struct ratchet *r, const struct identity *me, const 
 {
     const uint8_t *spk = bundle->signed_prekey.x25519;
     return identity_agree(me, spk, agreement(r, 1)) && x25519_agree(ek, peer->dhk, agreement(r, 2)) &&
-            x25519_agree(ek, spk, agreement(r, 3)) &&
-            (!bundle->has_one_time || x25519_agree(ek, bundle->one_time.x25519, agreement(r, 4)));
+           x25519_agree(ek, spk, agreement(r, 3)) &&
+           (!bundle->has_one_time || x25519_agree(ek, bundle->one_time.x25519, agreement(r, 4)));
 }
 
 static int encapsulate(struct ratchet *r, const uint8_t *kem, size_t agreements, const struct rng *rng,
@@ -164,8 +165,8 @@ static int encapsulate(struct ratchet *r, const uint8_t *kem, size_t agreements,
     return status <= 0 ? status : RATCHET_BAD_PEER;
 }
 
-static int initiate(struct ratchet *r, const struct identity *me, const struct bundle *bundle, struct transcript *t,
-        const uint8_t ek[KEY_LEN], uint64_t now_ms, const struct rng *rng)
+static int initiate(struct ratchet *r, const struct identity *me, const struct bundle *bundle,
+        struct transcript *t, const uint8_t ek[KEY_LEN], uint64_t now_ms, const struct rng *rng)
 {
     uint8_t ct[MLKEM_CT_LEN];
     size_t agreements = bundle->has_one_time ? 4 : 3;
@@ -205,7 +206,7 @@ static int finish(struct ratchet *r, int status, struct ratchet **ret_ratchet)
 static bool is_self(const struct identity *me, const struct device *peer)
 {
     return memcmp(identity_address(me)->uid, peer->address.uid, UID_LEN) == 0 &&
-            identity_address(me)->device == peer->address.device;
+           identity_address(me)->device == peer->address.device;
 }
 
 int ratchet_initiate(const struct identity *me, const struct device *peer, const struct bundle *bundle,
@@ -247,19 +248,21 @@ int ratchet_initiate(const struct identity *me, const struct device *peer, const
 static bool names_prekeys(const struct envelope_view *view, const struct prekey_secret *signed_prekey,
         const struct prekey_secret *one_time)
 {
-    if (signed_prekey->one_time || signed_prekey->id != view->signed_prekey_id || signed_prekey->suite != SUITE_1)
+    if (signed_prekey->one_time || signed_prekey->id != view->signed_prekey_id ||
+            signed_prekey->suite != SUITE_1)
         return false;
     if (!one_time)
         return view->one_time_id == 0;
     return one_time->one_time && one_time->id == view->one_time_id;
 }
 
-static bool agree_responder(struct ratchet *r, const struct identity *me, const struct device *peer, const uint8_t *ek,
-        const struct prekey_secret *signed_prekey, const struct prekey_secret *one_time)
+static bool agree_responder(struct ratchet *r, const struct identity *me, const struct device *peer,
+        const uint8_t *ek, const struct prekey_secret *signed_prekey, const struct prekey_secret *one_time)
 {
     return x25519_agree(signed_prekey->x25519, peer->dhk, agreement(r, 1)) &&
-            identity_agree(me, ek, agreement(r, 2)) && x25519_agree(signed_prekey->x25519, ek, agreement(r, 3)) &&
-            (!one_time || x25519_agree(one_time->x25519, ek, agreement(r, 4)));
+           identity_agree(me, ek, agreement(r, 2)) &&
+           x25519_agree(signed_prekey->x25519, ek, agreement(r, 3)) &&
+           (!one_time || x25519_agree(one_time->x25519, ek, agreement(r, 4)));
 }
 
 static void hash_own_bundle(const struct identity *me, const struct prekey_secret *signed_prekey,

@@ -147,9 +147,9 @@ static bool keys_match(const struct identity *id)
     uint8_t dhk[KEY_LEN];
     x25519_public(id->dhk, dhk);
     return sodium_memcmp(id->list.ak, public_of(id->ak), KEY_LEN) == 0 &&
-            sodium_memcmp(id->device->dsk, public_of(id->dsk), KEY_LEN) == 0 &&
-            sodium_memcmp(id->device->dhk, dhk, KEY_LEN) == 0 &&
-            sodium_memcmp(id->device->rak, public_of(id->rak), KEY_LEN) == 0;
+           sodium_memcmp(id->device->dsk, public_of(id->dsk), KEY_LEN) == 0 &&
+           sodium_memcmp(id->device->dhk, dhk, KEY_LEN) == 0 &&
+           sodium_memcmp(id->device->rak, public_of(id->rak), KEY_LEN) == 0;
 }
 
 static int read_record(struct cursor *c, struct identity *id)
@@ -223,7 +223,8 @@ bool identity_agree(const struct identity *id, const uint8_t public[KEY_LEN], ui
     return x25519_agree(id->dhk, public, ret_shared);
 }
 
-void identity_sign(const struct identity *id, enum label label, struct span body, uint8_t ret_signature[SIGNATURE_LEN])
+void identity_sign(
+        const struct identity *id, enum label label, struct span body, uint8_t ret_signature[SIGNATURE_LEN])
 {
     label_sign(label, body.p, body.n, id->dsk, ret_signature);
 }
@@ -231,8 +232,8 @@ void identity_sign(const struct identity *id, enum label label, struct span body
 /* The wire layer writes label and fields; what is signed there is below 1 KiB by its limits. */
 #define RELAY_SIGNED_MAX 1024u
 
-void identity_sign_auth(const struct identity *id, const uint8_t relay_nonce[RELAY_NONCE_LEN], const uint8_t *exporter,
-        struct relay_auth *auth)
+void identity_sign_auth(const struct identity *id, const uint8_t relay_nonce[RELAY_NONCE_LEN],
+        const uint8_t *exporter, struct relay_auth *auth)
 {
     uint8_t bytes[RELAY_SIGNED_MAX];
     struct buf b = buf_over(bytes, sizeof(bytes));
@@ -244,8 +245,8 @@ void identity_sign_auth(const struct identity *id, const uint8_t relay_nonce[REL
     (void)crypto_sign_detached(auth->signature, NULL, b.data, b.len, id->rak);
 }
 
-void identity_sign_delete(const struct identity *id, const uint8_t relay_nonce[RELAY_NONCE_LEN],
-        struct relay_unregister *m)
+void identity_sign_delete(
+        const struct identity *id, const uint8_t relay_nonce[RELAY_NONCE_LEN], struct relay_unregister *m)
 {
     uint8_t bytes[RELAY_SIGNED_MAX];
     struct buf b = buf_over(bytes, sizeof(bytes));

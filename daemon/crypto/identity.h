@@ -45,11 +45,13 @@ struct device_list {
 /* Parses and checks every signature. 0, IDENTITY_MALFORMED or IDENTITY_BAD_SIGNATURE. */
 int device_list_verify(const void *entry, size_t n, struct device_list *ret_list) MUST_USE;
 /*
- * Whether `entries` (verified here, oldest first, at most RELAY_MAX_ENTRIES) lead from the pinned (n, hash) of uid to
- * their last one, which is returned. pinned_n 0: nothing is pinned, the last entry alone counts. 0 or an enum value.
+ * Whether `entries` (verified here, oldest first, at most RELAY_MAX_ENTRIES) lead from the pinned (n, hash)
+ * of uid to their last one, which is returned. pinned_n 0: nothing is pinned, the last entry alone counts. 0
+ * or an enum value.
  */
-int device_list_advance(const uint8_t uid[UID_LEN], uint64_t pinned_n, const uint8_t pinned_hash[LIST_HASH_LEN],
-        const struct span *entries, size_t count, struct device_list *ret_list) MUST_USE;
+int device_list_advance(const uint8_t uid[UID_LEN], uint64_t pinned_n,
+        const uint8_t pinned_hash[LIST_HASH_LEN], const struct span *entries, size_t count,
+        struct device_list *ret_list) MUST_USE;
 /* NULL if the list has no such device. */
 const struct device *device_list_find(const struct device_list *list, uint32_t device);
 
@@ -63,24 +65,27 @@ static inline void identity_freep(struct identity **id)
 {
     identity_free(*id);
 }
-/* Secret record for the store, and back. IDENTITY_MALFORMED for anything that identity_save() did not write. */
+/* Secret record for the store, and back. IDENTITY_MALFORMED for anything that identity_save() did not write.
+ */
 void identity_save(const struct identity *id, struct buf *secret);
 int identity_load(const void *p, size_t n, struct identity **ret_id) MUST_USE;
 
 /* All of these live as long as id. */
 const struct address *identity_address(const struct identity *id);
 const char *identity_name(const struct identity *id);
-struct span identity_entry(const struct identity *id);             /* the newest device list entry */
+struct span identity_entry(const struct identity *id);              /* the newest device list entry */
 const struct device_list *identity_list(const struct identity *id); /* the same, verified */
 
-/* Fills who, rak and signature; the caller has filled nonce, time_ms, host, binding. exporter NULL without TLS. */
-void identity_sign_auth(const struct identity *id, const uint8_t relay_nonce[RELAY_NONCE_LEN], const uint8_t *exporter,
-        struct relay_auth *auth);
-void identity_sign_delete(const struct identity *id, const uint8_t relay_nonce[RELAY_NONCE_LEN],
-        struct relay_unregister *m);
+/* Fills who, rak and signature; the caller has filled nonce, time_ms, host, binding. exporter NULL without
+ * TLS. */
+void identity_sign_auth(const struct identity *id, const uint8_t relay_nonce[RELAY_NONCE_LEN],
+        const uint8_t *exporter, struct relay_auth *auth);
+void identity_sign_delete(
+        const struct identity *id, const uint8_t relay_nonce[RELAY_NONCE_LEN], struct relay_unregister *m);
 
 /*
- * 30 digits for one account, and 60 for a pair (the two, the lower one first), section 10. Both sides compute the same.
+ * 30 digits for one account, and 60 for a pair (the two, the lower one first), section 10. Both sides compute
+ * the same.
  */
 #define FINGERPRINT_LEN 30
 void fingerprint(const uint8_t uid[UID_LEN], const uint8_t ak[32], char ret_digits[FINGERPRINT_LEN + 1]);

@@ -7,7 +7,7 @@
 bool inner_ok(const struct inner *in)
 {
     return in->type >= INNER_MESSAGE && in->type <= INNER_NOTICE &&
-            !(in->flags & ~(INNER_TEXT | INNER_UNCOUNTED)) && in->body.n <= INNER_MAX_BODY;
+           !(in->flags & ~(INNER_TEXT | INNER_UNCOUNTED)) && in->body.n <= INNER_MAX_BODY;
 }
 
 size_t inner_padded_length(const struct inner *in)

@@ -1,4 +1,5 @@
-/* The plaintext of an envelope (docs/PROTOCOL.md, section 5) with its padding: encode and decode, side by side. */
+/* The plaintext of an envelope (docs/PROTOCOL.md, section 5) with its padding: encode and decode, side by
+ * side. */
 #ifndef E2EE_INNER_H
 #define E2EE_INNER_H
 
@@ -14,8 +15,8 @@ size_t inner_padded_length(const struct inner *in);
 /* Writes exactly inner_padded_length() bytes. */
 void inner_encode(const struct inner *in, uint8_t *ret_bytes);
 /*
- * Reads a padded plaintext; ret_inner->body points into it. False for an unknown type or flag, seq 0, a body over the limit,
- * padding that is not zero or not exactly as long as it must be.
+ * Reads a padded plaintext; ret_inner->body points into it. False for an unknown type or flag, seq 0, a body
+ * over the limit, padding that is not zero or not exactly as long as it must be.
  */
 bool inner_decode(const uint8_t *p, size_t n, struct inner *ret_inner) MUST_USE;
 

@@ -71,7 +71,8 @@ void hmac_sha256(const uint8_t *key, size_t key_len, const uint8_t *in, size_t n
 }
 
 /* RFC 5869 takes an absent salt as 32 zero bytes, which HMAC makes of an empty key by itself. */
-void hkdf_extract(const uint8_t *salt, size_t salt_len, const uint8_t *ikm, size_t n, uint8_t ret_prk[HASH_LEN])
+void hkdf_extract(
+        const uint8_t *salt, size_t salt_len, const uint8_t *ikm, size_t n, uint8_t ret_prk[HASH_LEN])
 {
     hmac_sha256(salt, salt_len, ikm, n, ret_prk);
 }
@@ -120,7 +121,8 @@ void x25519_public(const uint8_t secret[KEY_LEN], uint8_t ret_public[KEY_LEN])
     (void)status;
 }
 
-static size_t signed_bytes(enum label label, const void *body, size_t n, uint8_t ret_bytes[LABEL_MAX + SIGNED_MAX])
+static size_t signed_bytes(
+        enum label label, const void *body, size_t n, uint8_t ret_bytes[LABEL_MAX + SIGNED_MAX])
 {
     size_t at = label_table[label].n;
     memcpy(ret_bytes, label_table[label].text, at);

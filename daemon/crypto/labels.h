@@ -1,6 +1,6 @@
 /*
- * Every label of the protocol, in one table (docs/PROTOCOL.md, section 1). A label enters a hash, a signature, a MAC or
- * a key derivation followed by one zero byte, and each is used in one place only.
+ * Every label of the protocol, in one table (docs/PROTOCOL.md, section 1). A label enters a hash, a
+ * signature, a MAC or a key derivation followed by one zero byte, and each is used in one place only.
  */
 #ifndef E2EE_LABELS_H
 #define E2EE_LABELS_H

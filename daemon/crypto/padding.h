@@ -1,6 +1,6 @@
 /*
- * Lengths of padded plaintexts: multiples of 256 bytes up to 4 KiB, Padmé above (Nikitin et al., "Reducing Metadata
- * Leakage from Encrypted Files and Communication with PURBs", PETS 2019, algorithm 1).
+ * Lengths of padded plaintexts: multiples of 256 bytes up to 4 KiB, Padmé above (Nikitin et al., "Reducing
+ * Metadata Leakage from Encrypted Files and Communication with PURBs", PETS 2019, algorithm 1).
  */
 #ifndef E2EE_PADDING_H
 #define E2EE_PADDING_H

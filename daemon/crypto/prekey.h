@@ -13,7 +13,8 @@
 enum prekey_status {
     PREKEY_MALFORMED = 1,
     PREKEY_BAD_SIGNATURE = 2,
-    PREKEY_WRONG_OWNER = 3, /* another uid or device, or made under a newer device list than the one that we were shown */
+    PREKEY_WRONG_OWNER =
+            3, /* another uid or device, or made under a newer device list than the one that we were shown */
     PREKEY_EXPIRED = 4,
     PREKEY_NO_SUITE = 5,
 };
@@ -32,8 +33,8 @@ struct prekey_secret {
 };
 
 /*
- * Makes a pair and appends its public record (LP(body) ‖ signature). *ret_secret is the caller's secret memory, and is wiped on
- * failure. -EINVAL for id 0.
+ * Makes a pair and appends its public record (LP(body) ‖ signature). *ret_secret is the caller's secret
+ * memory, and is wiped on failure. -EINVAL for id 0.
  */
 int prekey_make_signed(const struct identity *id, uint32_t prekey_id, uint64_t now_ms, const struct rng *rng,
         struct prekey_secret *ret_secret, struct buf *record) MUST_USE;

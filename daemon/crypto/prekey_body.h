@@ -1,4 +1,5 @@
-/* The signed bodies of prekeys and the hash of a bundle, as both ends of a handshake build them. Not for other layers. */
+/* The signed bodies of prekeys and the hash of a bundle, as both ends of a handshake build them. Not for
+ * other layers. */
 #ifndef E2EE_PREKEY_BODY_H
 #define E2EE_PREKEY_BODY_H
 

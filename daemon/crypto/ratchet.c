@@ -5,8 +5,8 @@
 #include "ratchet_impl.h"
 
 /*
- * Blocks of sessions that were freed, wiped, for the next ones: mapping, locking and unmapping secret memory takes longer
- * than a message.
+ * Blocks of sessions that were freed, wiped, for the next ones: mapping, locking and unmapping secret memory
+ * takes longer than a message.
  */
 #define SPARE_MAX 8
 static _Thread_local struct {
@@ -69,7 +69,8 @@ struct layout {
 
 static uint8_t *lay_out(const struct ratchet *r, struct buf *out, struct layout *l)
 {
-    size_t n = 2 + r->handshake_len + ROUTE_TAG_LEN + 2 + l->header_len + NONCE_LEN + COM_LEN + l->plaintext_len + TAG_LEN;
+    size_t n = 2 + r->handshake_len + ROUTE_TAG_LEN + 2 + l->header_len + NONCE_LEN + COM_LEN +
+               l->plaintext_len + TAG_LEN;
     uint8_t *p = buf_reserve(out, n);
     if (!p)
         return NULL;
@@ -110,8 +111,8 @@ static void seal(struct ratchet *r, const struct inner *in, const struct rng *rn
     message_keys(&r->ad_send, in->type, (struct span){l->header, l->header_len}, l->nonce, w);
     memcpy(l->com, w->keys + KEY_LEN, COM_LEN);
     inner_encode(in, l->ciphertext);
-    (void)crypto_aead_xchacha20poly1305_ietf_encrypt(l->ciphertext, NULL, l->ciphertext, l->plaintext_len, w->ad_hash,
-            HASH_LEN, NULL, l->nonce, w->keys);
+    (void)crypto_aead_xchacha20poly1305_ietf_encrypt(l->ciphertext, NULL, l->ciphertext, l->plaintext_len,
+            w->ad_hash, HASH_LEN, NULL, l->nonce, w->keys);
 }
 
 static int check_sendable(const struct ratchet *r, const struct inner *in)
@@ -121,22 +122,22 @@ static int check_sendable(const struct ratchet *r, const struct inner *in)
     return !r->send_due && r->send.n == INDEX_NEVER ? RATCHET_EXHAUSTED : 0;
 }
 
-int ratchet_encrypt(struct ratchet *r, struct inner *in, uint64_t now_ms, const struct rng *rng, struct buf *out)
+static int encrypt(struct ratchet *r, struct inner *in, uint64_t now_ms, const struct rng *rng, struct buf *out)
 {
     struct layout l = {.plaintext_len = inner_padded_length(in)};
+    enum kem_kind kind = r->field.kind;
     uint8_t *p;
-    int status = check_sendable(r, in);
 
-    if (status == 0 && r->send_due)
-        status = sending_prepare(r, now_ms, rng);
-    if (status)
-        return status;
-    l.header_len = SEALED_HEADER_LEN(kem_field_len(r->send_due ? r->send_step.field.kind : r->field.kind));
-    p = lay_out(r, out, &l);
-    if (!p) {
-        sending_abandon(r);
-        return buf_status(out);
+    if (r->send_due) {
+        int status = sending_prepare(r, now_ms, rng);
+        if (status)
+            return status;
+        kind = r->send_step.field.kind;
     }
+    l.header_len = SEALED_HEADER_LEN(kem_field_len(kind));
+    p = lay_out(r, out, &l);
+    if (!p)
+        return buf_status(out);
     if (r->send_due)
         sending_adopt(r, now_ms);
     in->seq = r->sent + 1;
@@ -146,11 +147,23 @@ int ratchet_encrypt(struct ratchet *r, struct inner *in, uint64_t now_ms, const 
     r->send.n++;
     r->sent++;
     count_message(r);
-    sodium_memzero(&r->work, sizeof(r->work));
     return 0;
 }
 
-static enum which_chain find_chain(const struct ratchet *r, const uint8_t *tag, const struct chain_id **ret_id)
+int ratchet_encrypt(struct ratchet *r, struct inner *in, uint64_t now_ms, const struct rng *rng, struct buf *out)
+{
+    int status = check_sendable(r, in);
+    if (status)
+        return status;
+    status = encrypt(r, in, now_ms, rng, out);
+    if (status)
+        sending_abandon(r);
+    sodium_memzero(&r->work, sizeof(r->work));
+    return status;
+}
+
+static enum which_chain find_chain(
+        const struct ratchet *r, const uint8_t *tag, const struct chain_id **ret_id)
 {
     const struct skipped_chain *old;
     if (r->receive.open && sodium_memcmp(tag, r->receive.id.tag, ROUTE_TAG_LEN) == 0) {
@@ -166,24 +179,24 @@ static enum which_chain find_chain(const struct ratchet *r, const uint8_t *tag, 
     return old ? CHAIN_OLD : CHAIN_NONE;
 }
 
-/* An initiator's header never changes, and a responder never sends one. */
+/* An initiator's header never changes. A responder never sends one: the initiator has no hash of any, but
+ * zeros. */
 static bool handshake_fits(const struct ratchet *r, const struct envelope_view *view)
 {
     uint8_t digest[HASH_LEN];
     struct hash h;
     if (!view->has_handshake)
         return true;
-    if (r->initiator)
-        return false;
     hash_begin(&h, LABEL_HANDSHAKE_HEADER);
     hash_bytes(&h, view->handshake.p, view->handshake.n);
     hash_end(&h, digest);
     return sodium_memcmp(digest, r->handshake_hash, HASH_LEN) == 0;
 }
 
-/* After a header that is no good the body is judged all the same, under a key of zeros, so that time tells nothing. */
-static int open_message(struct ratchet *r, const struct envelope_view *view, uint64_t now_ms, uint8_t *ret_plaintext,
-        struct header *ret_header)
+/* After a header that is no good the body is judged all the same, under a key of zeros, so that time tells
+ * nothing. */
+static int open_message(struct ratchet *r, const struct envelope_view *view, uint64_t now_ms,
+        uint8_t *ret_plaintext, struct header *ret_header)
 {
     const struct chain_id *id;
     enum which_chain which = find_chain(r, view->route_tag, &id);
@@ -205,8 +218,8 @@ static int open_message(struct ratchet *r, const struct envelope_view *view, uin
     return status == 0 && body_ok ? 0 : RATCHET_FAILED;
 }
 
-static int open_and_check(struct ratchet *r, const struct envelope_view *view, uint64_t now_ms, const struct rng *rng,
-        struct buf *plaintext, struct inner *ret_inner, struct header *ret_header)
+static int open_and_check(struct ratchet *r, const struct envelope_view *view, uint64_t now_ms,
+        const struct rng *rng, struct buf *plaintext, struct inner *ret_inner, struct header *ret_header)
 {
     size_t n = view->ciphertext.n - TAG_LEN;
     uint8_t *p = buf_reserve(plaintext, n);
@@ -237,8 +250,8 @@ static void note_numbers(struct ratchet *r, const struct inner *in)
     count_message(r);
 }
 
-int ratchet_decrypt(struct ratchet *r, const struct envelope_view *view, uint64_t now_ms, const struct rng *rng,
-        struct buf *plaintext, struct inner *ret_inner)
+int ratchet_decrypt(struct ratchet *r, const struct envelope_view *view, uint64_t now_ms,
+        const struct rng *rng, struct buf *plaintext, struct inner *ret_inner)
 {
     struct header h;
     int status;
@@ -260,7 +273,8 @@ int ratchet_decrypt(struct ratchet *r, const struct envelope_view *view, uint64_
     return status;
 }
 
-static size_t add_tag(uint8_t ret_tags[RATCHET_MAX_TAGS][ROUTE_TAG_LEN], size_t n, const uint8_t tag[ROUTE_TAG_LEN])
+static size_t add_tag(
+        uint8_t ret_tags[RATCHET_MAX_TAGS][ROUTE_TAG_LEN], size_t n, const uint8_t tag[ROUTE_TAG_LEN])
 {
     for (size_t i = 0; i < n; i++)
         if (memcmp(ret_tags[i], tag, ROUTE_TAG_LEN) == 0)

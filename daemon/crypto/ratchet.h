@@ -1,7 +1,7 @@
 /*
- * Sessions between two devices: handshake (docs/PROTOCOL.md, section 4; after Signal's PQXDH) and Double Ratchet with
- * header encryption and a KEM ratchet (section 5; after Signal's Double Ratchet, section 4). Pure: time and randomness are
- * parameters. Every failing call leaves the session byte for byte as it was.
+ * Sessions between two devices: handshake (docs/PROTOCOL.md, section 4; after Signal's PQXDH) and Double
+ * Ratchet with header encryption and a KEM ratchet (section 5; after Signal's Double Ratchet, section 4).
+ * Pure: time and randomness are parameters. Every failing call leaves the session byte for byte as it was.
  */
 #ifndef E2EE_RATCHET_H
 #define E2EE_RATCHET_H
@@ -26,7 +26,8 @@ enum ratchet_status {
     RATCHET_MALFORMED = 1, /* not an envelope body (public: the relay sees as much) */
     RATCHET_FAILED = 2,    /* everything else that can be wrong with an envelope; one error, one duration */
     RATCHET_EXHAUSTED = 3, /* encrypt: no index left in the chain: open a new session */
-    RATCHET_BAD_PEER = 4,  /* handshake: a key of the peer is unusable (low order, KEM check), or no common suite */
+    RATCHET_BAD_PEER =
+            4, /* handshake: a key of the peer is unusable (low order, KEM check), or no common suite */
 };
 
 enum inner_type { INNER_MESSAGE = 1, INNER_RECEIPT = 2, INNER_NOTICE = 3 };
@@ -38,7 +39,8 @@ struct list_ref {
     uint8_t hash[LIST_HASH_LEN];
 };
 
-/* The plaintext of section 5 without its padding. body points into the caller's bytes, or into ret_plaintext. */
+/* The plaintext of section 5 without its padding. body points into the caller's bytes, or into ret_plaintext.
+ */
 struct inner {
     uint8_t type;
     uint8_t flags;
@@ -74,11 +76,12 @@ struct ratchet;
 
 /* The initiator's side. peer and bundle are verified. 0, RATCHET_BAD_PEER, negative errno. */
 int ratchet_initiate(const struct identity *me, const struct device *peer, const struct bundle *bundle,
-        uint64_t session_number, uint64_t now_ms, const struct rng *rng, struct ratchet **ret_ratchet) MUST_USE;
+        uint64_t session_number, uint64_t now_ms, const struct rng *rng,
+        struct ratchet **ret_ratchet) MUST_USE;
 /*
- * The responder's side for the view of a first message; peer comes from view->entry, verified. one_time is NULL if
- * view->one_time_id is 0. Nothing is proven until the first ratchet_decrypt() succeeds: keep the ratchet and
- * delete the one-time key only then.
+ * The responder's side for the view of a first message; peer comes from view->entry, verified. one_time is
+ * NULL if view->one_time_id is 0. Nothing is proven until the first ratchet_decrypt() succeeds: keep the
+ * ratchet and delete the one-time key only then.
  */
 int ratchet_respond(const struct identity *me, const struct device *peer, const struct envelope_view *view,
         const struct prekey_secret *signed_prekey, const struct prekey_secret *one_time, uint64_t now_ms,
@@ -90,22 +93,24 @@ static inline void ratchet_freep(struct ratchet **r)
 }
 
 /*
- * Encrypts one message and appends the envelope body. in->seq and in->seen are filled. The caller must make the new state durable
- * before the envelope leaves. 0, RATCHET_EXHAUSTED, negative errno.
+ * Encrypts one message and appends the envelope body. in->seq and in->seen are filled. The caller must make
+ * the new state durable before the envelope leaves. 0, RATCHET_EXHAUSTED, negative errno.
  */
-int ratchet_encrypt(struct ratchet *r, struct inner *in, uint64_t now_ms, const struct rng *rng, struct buf *out) MUST_USE;
+int ratchet_encrypt(struct ratchet *r, struct inner *in, uint64_t now_ms, const struct rng *rng,
+        struct buf *out) MUST_USE;
 /*
  * Decrypts. plaintext is a secret buffer of the caller's, overwritten; ret_inner->body points into it.
  * 0, RATCHET_FAILED, negative errno; on all but 0 the session is unchanged.
  */
-int ratchet_decrypt(struct ratchet *r, const struct envelope_view *view, uint64_t now_ms, const struct rng *rng,
-        struct buf *plaintext, struct inner *ret_inner) MUST_USE;
+int ratchet_decrypt(struct ratchet *r, const struct envelope_view *view, uint64_t now_ms,
+        const struct rng *rng, struct buf *plaintext, struct inner *ret_inner) MUST_USE;
 
 /* Secret record, and back (RATCHET_MALFORMED for what ratchet_save() did not write). */
 void ratchet_save(const struct ratchet *r, struct buf *secret);
 int ratchet_load(const void *p, size_t n, struct ratchet **ret_ratchet) MUST_USE;
 
-/* Route tags under which a message of the peer may arrive now: current, next, and chains with skipped keys. */
+/* Route tags under which a message of the peer may arrive now: current, next, and chains with skipped keys.
+ */
 size_t ratchet_tags(const struct ratchet *r, uint8_t ret_tags[RATCHET_MAX_TAGS][ROUTE_TAG_LEN]);
 uint64_t ratchet_session_number(const struct ratchet *r);
 const uint8_t *ratchet_transcript(const struct ratchet *r); /* 32 bytes */

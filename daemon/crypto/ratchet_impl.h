@@ -1,6 +1,7 @@
 /*
- * The inside of a session, shared by handshake.c, ratchet.c, chain.c, receiving.c and ratchet_record.c (and by tests of the running
- * time). Names follow the Double Ratchet specification: RK, CK, HK, NHK, DHs, DHr, Ns, Nr, PN.
+ * The inside of a session, shared by handshake.c, ratchet.c, chain.c, receiving.c and ratchet_record.c (and
+ * by tests of the running time). Names follow the Double Ratchet specification: RK, CK, HK, NHK, DHs, DHr,
+ * Ns, Nr, PN.
  */
 #ifndef E2EE_RATCHET_IMPL_H
 #define E2EE_RATCHET_IMPL_H
@@ -137,10 +138,11 @@ struct ratchet *ratchet_allocate(void);
 void ratchet_derive_ad(struct ratchet *r);
 
 /*
- * The root step of section 5. ikm_len bytes of r->work.ikm hold DH, and the KEM secret if there is one; field is the
- * chain's KEM field.
+ * The root step of section 5. ikm_len bytes of r->work.ikm hold DH, and the KEM secret if there is one; field
+ * is the chain's KEM field.
  */
-void root_step(struct ratchet *r, size_t ikm_len, enum kem_kind kind, const uint8_t *field, struct root *ret_root);
+void root_step(
+        struct ratchet *r, size_t ikm_len, enum kem_kind kind, const uint8_t *field, struct root *ret_root);
 /* The chain step: mk of ck, and ck's successor in its place. */
 void chain_step(struct work *w, uint8_t ck[KEY_LEN], uint8_t ret_mk[KEY_LEN]);
 /* Appends the encrypted header; nonce is fresh. */
@@ -153,11 +155,11 @@ bool header_open(const struct ratchet *r, const struct chain_id *id, struct span
 void message_keys(const crypto_hash_sha256_state *ad, uint8_t type, struct span sealed_header,
         const uint8_t nonce[NONCE_LEN], struct work *w);
 /* Opens ciphertext and com under w->mk: both are computed and judged, whatever either says. */
-bool body_open(const crypto_hash_sha256_state *ad, const struct envelope_view *view, uint8_t type, struct work *w,
-        uint8_t *ret_plaintext) MUST_USE;
+bool body_open(const crypto_hash_sha256_state *ad, const struct envelope_view *view, uint8_t type,
+        struct work *w, uint8_t *ret_plaintext) MUST_USE;
 /*
- * Opening a sending chain: prepare computes it (RK, DHs, KEM) into r->send_step and changes nothing else, adopt makes it
- * current. 0, RATCHET_BAD_PEER for a remote key of low order, negative errno.
+ * Opening a sending chain: prepare computes it (RK, DHs, KEM) into r->send_step and changes nothing else,
+ * adopt makes it current. 0, RATCHET_BAD_PEER for a remote key of low order, negative errno.
  */
 int sending_prepare(struct ratchet *r, uint64_t now_ms, const struct rng *rng) MUST_USE;
 void sending_adopt(struct ratchet *r, uint64_t now_ms);
@@ -165,8 +167,8 @@ void sending_abandon(struct ratchet *r);
 /* The receiving chain that a route tag names. */
 enum which_chain { CHAIN_NONE, CHAIN_CURRENT, CHAIN_NEXT, CHAIN_OLD };
 /*
- * What a header leads to: fills r->receive_step and r->work.mk and changes nothing else that counts. 0, RATCHET_FAILED,
- * negative errno.
+ * What a header leads to: fills r->receive_step and r->work.mk and changes nothing else that counts. 0,
+ * RATCHET_FAILED, negative errno.
  */
 int receiving_prepare(struct ratchet *r, const struct header *h, enum which_chain which,
         const uint8_t tag[ROUTE_TAG_LEN], uint64_t now_ms) MUST_USE;

@@ -187,11 +187,11 @@ static bool is_coherent(const struct ratchet *r)
 {
     bool can_send = r->send.open != r->send_due || (!r->initiator && !r->receive.open);
     return can_send && r->send.open <= r->has_dhs && !(r->send_due && (r->has_dhs || !r->has_dhr)) &&
-            r->receive.open == (r->chains_received > 0) && r->receive.open == (r->received > 0) &&
-            r->chains_received <= 2 && r->seen_by_peer <= r->sent && r->kem_messages <= RATCHET_KEM_MESSAGES &&
-            (r->handshake != NULL) == (r->initiator && !r->receive.open) &&
-            (r->has_offer == (r->field.kind == KEM_OFFER)) && (r->send.open || r->field.kind == KEM_NONE) &&
-            (!r->answer.pending || r->send_due);
+           r->receive.open == (r->chains_received > 0) && r->receive.open == (r->received > 0) &&
+           r->chains_received <= 2 && r->seen_by_peer <= r->sent && r->kem_messages <= RATCHET_KEM_MESSAGES &&
+           (r->handshake != NULL) == (r->initiator && !r->receive.open) &&
+           (r->has_offer == (r->field.kind == KEM_OFFER)) && (r->send.open || r->field.kind == KEM_NONE) &&
+           (!r->answer.pending || r->send_due);
 }
 
 static int load(struct cursor *c, struct ratchet *r)

@@ -3,7 +3,8 @@
 #include "ratchet_impl.h"
 
 /* Limits are judged here, before anything is derived. */
-static bool within_limits(const struct ratchet *r, const struct header *h, bool opens, struct skipped_batch *batch)
+static bool within_limits(
+        const struct ratchet *r, const struct header *h, bool opens, struct skipped_batch *batch)
 {
     uint32_t n = r->receive.n;
     if (h->index == INDEX_NEVER)
@@ -29,8 +30,8 @@ static int make_room(struct ratchet *r, const struct skipped_batch *batch, uint6
 }
 
 /*
- * A chain may follow only where our own key is out, an answer stands only where we have an offer out (and must stand there),
- * and the first chain has no predecessor.
+ * A chain may follow only where our own key is out, an answer stands only where we have an offer out (and
+ * must stand there), and the first chain has no predecessor.
  */
 static bool may_open(const struct ratchet *r, const struct header *h)
 {
@@ -52,7 +53,8 @@ static int receiving_root(struct ratchet *r, const struct header *h, struct root
     return 0;
 }
 
-/* Steps the chain over n messages from index `first` and writes their keys; returns where the next ones go. */
+/* Steps the chain over n messages from index `first` and writes their keys; returns where the next ones go.
+ */
 static struct skipped_key *skip(
         struct work *w, uint8_t ck[KEY_LEN], uint32_t first, uint32_t n, struct skipped_key *to)
 {
@@ -78,7 +80,8 @@ static void derive_keys(struct ratchet *r, const struct header *h, struct receiv
     step->n = h->index + 1;
 }
 
-static int use_stored(struct ratchet *r, const struct header *h, const uint8_t tag[ROUTE_TAG_LEN], uint64_t now_ms)
+static int use_stored(
+        struct ratchet *r, const struct header *h, const uint8_t tag[ROUTE_TAG_LEN], uint64_t now_ms)
 {
     const struct skipped_chain *chain = skipped_chain_find(&r->skipped, tag);
     const struct skipped_key *key = chain ? skipped_find(&r->skipped, chain, h->index, now_ms) : NULL;
@@ -112,8 +115,8 @@ static int advance(struct ratchet *r, const struct header *h, bool opens, uint64
     return 0;
 }
 
-int receiving_prepare(
-        struct ratchet *r, const struct header *h, enum which_chain which, const uint8_t tag[ROUTE_TAG_LEN], uint64_t now_ms)
+int receiving_prepare(struct ratchet *r, const struct header *h, enum which_chain which,
+        const uint8_t tag[ROUTE_TAG_LEN], uint64_t now_ms)
 {
     if (which == CHAIN_OLD || (which == CHAIN_CURRENT && h->index < r->receive.n))
         return use_stored(r, h, tag, now_ms);

@@ -122,7 +122,8 @@ bool skipped_expire(struct skipped *s, uint64_t now_ms)
     return any;
 }
 
-/* How many keys each chain keeps at now_ms; chains that keep none are left out. *ret_tail: the last is `current`. */
+/* How many keys each chain keeps at now_ms; chains that keep none are left out. *ret_tail: the last is
+ * `current`. */
 static uint32_t survivors(const struct skipped *s, const struct skipped_batch *batch, uint64_t now_ms,
         uint32_t ret_counts[RATCHET_MAX_CHAINS], bool *ret_tail)
 {

@@ -1,10 +1,10 @@
 /*
- * Message keys of messages that have not come yet (Double Ratchet, MKSKIPPED): at most RATCHET_MAX_SKIPPED keys of at
- * most RATCHET_MAX_CHAINS receiving chains, each for RATCHET_SKIPPED_MS. The keys lie in one block of secret memory that
- * exists only while there are any, ordered by the age of their chain and then by index.
+ * Message keys of messages that have not come yet (Double Ratchet, MKSKIPPED): at most RATCHET_MAX_SKIPPED
+ * keys of at most RATCHET_MAX_CHAINS receiving chains, each for RATCHET_SKIPPED_MS. The keys lie in one block
+ * of secret memory that exists only while there are any, ordered by the age of their chain and then by index.
  *
- * New keys are written behind the stored ones first (skipped_reserve(), skipped_staged()) and count only after
- * skipped_commit(); until then nothing else changes.
+ * New keys are written behind the stored ones first (skipped_reserve(), skipped_staged()) and count only
+ * after skipped_commit(); until then nothing else changes.
  */
 #ifndef E2EE_SKIPPED_H
 #define E2EE_SKIPPED_H
@@ -59,7 +59,8 @@ bool skipped_expire(struct skipped *s, uint64_t now_ms);
 bool skipped_fits(const struct skipped *s, const struct skipped_batch *batch, uint64_t now_ms) MUST_USE;
 /* Makes room behind the stored keys: 0 or -ENOMEM. The contents do not change. */
 int skipped_reserve(struct skipped *s, const struct skipped_batch *batch) MUST_USE;
-/* Where the batch's keys are to be written after skipped_reserve(), indices ascending; time_ms is set by commit. */
+/* Where the batch's keys are to be written after skipped_reserve(), indices ascending; time_ms is set by
+ * commit. */
 struct skipped_key *skipped_staged(struct skipped *s);
 /* Makes a batch that fits and has been written part of the store. */
 void skipped_commit(struct skipped *s, const struct skipped_batch *batch, uint64_t now_ms);

@@ -64,6 +64,6 @@ static int try_connect(const struct dial_address *a)
 void dial_explain(const struct dial_address *a, const struct url *url, char ret_reason[DIAL_MAX_REASON])
 {
     int error = try_connect(a);
-    (void)snprintf(ret_reason, DIAL_MAX_REASON, "cannot connect to %.100s (%s): %.60s", url->authority, a->text,
-            error ? strerror(error) : "the connection failed");
+    (void)snprintf(ret_reason, DIAL_MAX_REASON, "cannot connect to %.100s (%s): %.60s", url->authority,
+            a->text, error ? strerror(error) : "the connection failed");
 }

@@ -1,6 +1,6 @@
 /*
- * Host names to addresses, and why an address cannot be reached: libwebsockets reports neither in words, and answers a
- * connection that is refused at once with no reason at all.
+ * Host names to addresses, and why an address cannot be reached: libwebsockets reports neither in words, and
+ * answers a connection that is refused at once with no reason at all.
  */
 #ifndef E2EE_LINK_DIAL_H
 #define E2EE_LINK_DIAL_H
@@ -23,8 +23,8 @@ struct dial {
 };
 
 /*
- * Blocks as long as the resolver takes: the caller keeps a deadline. 0, or -EHOSTUNREACH with the reason for people
- * in ret_reason.
+ * Blocks as long as the resolver takes: the caller keeps a deadline. 0, or -EHOSTUNREACH with the reason for
+ * people in ret_reason.
  */
 int dial_resolve(struct dial *d, const struct url *url, char ret_reason[DIAL_MAX_REASON]) MUST_USE;
 /* Why a, at which a connection has just failed, cannot be reached: asks once more, for a second at most. */

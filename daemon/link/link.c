@@ -17,8 +17,8 @@
 #define HTTP_SWITCHING 101
 
 /*
- * The deadline of the attempt is a signal, as the resolver blocks and libwebsockets has deadlines of its own. What the
- * handler says is made ready before the timer is set.
+ * The deadline of the attempt is a signal, as the resolver blocks and libwebsockets has deadlines of its own.
+ * What the handler says is made ready before the timer is set.
  */
 static struct {
     size_t n;
@@ -34,7 +34,8 @@ static void on_alarm(int sig)
 
 static void set_alarm(uint32_t ms)
 {
-    struct itimerval t = {.it_value = {.tv_sec = (time_t)(ms / 1000), .tv_usec = (suseconds_t)(ms % 1000) * MS_US}};
+    struct itimerval t = {
+            .it_value = {.tv_sec = (time_t)(ms / 1000), .tv_usec = (suseconds_t)(ms % 1000) * MS_US}};
     (void)setitimer(ITIMER_REAL, &t, NULL);
 }
 
@@ -123,7 +124,7 @@ static bool begin_attempt(struct link *l, const struct dial_address *a)
             .ssl_connection = LCCSCF_HTTP_NO_FOLLOW_REDIRECT,
             .pwsi = &l->ws,
     };
-    /* The name is checked by the context of tls.c; libwebsockets would check the wrong one for an IPv6 literal. */
+    /* tls.c checks the name; libwebsockets would check another for an IPv6 literal. */
     if (l->url.tls)
         info.ssl_connection |= LCCSCF_USE_SSL | LCCSCF_SKIP_SERVER_CERT_HOSTNAME_CHECK;
     return lws_client_connect_via_info(&info) != NULL;
@@ -159,7 +160,7 @@ static void attempt(struct link *l)
 /* Either the share of an attempt is over, or it has failed and the next may begin. */
 static void on_attempt_timer(lws_sorted_usec_list_t *sul)
 {
-    struct link *l = lws_container_of(sul, struct link, attempt_timer);
+    struct link *l = LINK_OF(sul, attempt_timer);
     if (l->up || l->over)
         return;
     if (l->ws)
@@ -233,8 +234,8 @@ static int on_ws(struct lws *ws, enum lws_callback_reasons why, void *user, void
         return 0;
     case LWS_CALLBACK_CLIENT_RECEIVE:
         /*
-         * Never anything but 0: libwebsockets up to 5.0 then goes on to fill its frame buffer past the end while it
-         * waits for the close to be answered (its issue 3412).
+         * Never anything but 0: libwebsockets up to 5.0 then goes on to fill its frame buffer past the end
+         * while it waits for the close to be answered (its issue 3412).
          */
         stream_received(l, in, n);
         return 0;
@@ -303,8 +304,8 @@ static int create_context(struct link *l)
     l->context = lws_create_context(&info);
     if (!l->context)
         return -ENOMEM;
-    l->daemon = lws_adopt_descriptor_vhost(lws_get_vhost_by_name(l->context, "default"), LWS_ADOPT_RAW_FILE_DESC, fd,
-            protocols[1].name, NULL);
+    l->daemon = lws_adopt_descriptor_vhost(lws_get_vhost_by_name(l->context, "default"),
+            LWS_ADOPT_RAW_FILE_DESC, fd, protocols[1].name, NULL);
     return l->daemon ? 0 : -ENOMEM;
 }
 
@@ -354,8 +355,10 @@ enum link_exit link_run(const struct link_options *options)
         return LINK_EXIT_SOFTWARE;
     l->options = options;
     if (pipe_init(&l->pipe, LINK_FD) < 0) {
-        (void)fprintf(stderr, "e2eed-link-ws: descriptor %d must be one end of a SOCK_SEQPACKET socketpair; "
-                              "this program is started by e2eed\n", LINK_FD);
+        (void)fprintf(stderr,
+                "e2eed-link-ws: descriptor %d must be one end of a SOCK_SEQPACKET socketpair; "
+                "this program is started by e2eed\n",
+                LINK_FD);
         return LINK_EXIT_USAGE;
     }
     int r = prepare(l);

@@ -1,10 +1,10 @@
 /*
  * One WebSocket connection to a relay, from the attempt to its end, joined to the daemon's descriptor.
  *
- * The process has one thread, which is libwebsockets' loop. Flow control is by two rules: while libwebsockets holds
- * bytes that the network does not take, the daemon's descriptor is not read; while a message waits for the daemon, the
- * network is not read. PING is answered by PONG; as PINGs are not seen while the descriptor is not read, the link
- * then sends a PONG on its own every LINK_IDLE_PONG_MS.
+ * The process has one thread, which is libwebsockets' loop. Flow control is by two rules: while libwebsockets
+ * holds bytes that the network does not take, the daemon's descriptor is not read; while a message waits for
+ * the daemon, the network is not read. PING is answered by PONG; as PINGs are not seen while the descriptor
+ * is not read, the link then sends a PONG on its own every LINK_IDLE_PONG_MS.
  */
 #ifndef E2EE_LINK_LINK_H
 #define E2EE_LINK_LINK_H
@@ -19,8 +19,8 @@
 
 /* What main() returns. */
 enum link_exit {
-    LINK_EXIT_OK = 0,           /* the connection was made, and ended; or the daemon asked to end or has gone */
-    LINK_EXIT_USAGE = 64,       /* options, URL, or no socketpair as descriptor 3 */
+    LINK_EXIT_OK = 0,     /* the connection was made, and ended; or the daemon asked to end or has gone */
+    LINK_EXIT_USAGE = 64, /* options, URL, or no socketpair as descriptor 3 */
     LINK_EXIT_UNAVAILABLE = 69, /* no connection could be made */
     LINK_EXIT_SOFTWARE = 70,    /* out of memory, or the sandbox cannot be set up */
     LINK_EXIT_PROTOCOL = 76,    /* the daemon sent a malformed packet */
@@ -33,7 +33,8 @@ struct link_options {
     uint32_t ping_interval_ms;
 };
 
-/* Runs the connection on LINK_FD. CLOSED has been sent when it returns, if the daemon was there to read it. */
+/* Runs the connection on LINK_FD. CLOSED has been sent when it returns, if the daemon was there to read it.
+ */
 enum link_exit link_run(const struct link_options *options);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * e2eed-link-ws: one WebSocket connection to a relay for the daemon that started it (docs/PROTOCOL.md, section 9).
- * Exit codes: enum link_exit.
+ * e2eed-link-ws: one WebSocket connection to a relay for the daemon that started it (docs/PROTOCOL.md,
+ * section 9). Exit codes: enum link_exit.
  */
 #include <errno.h>
 #include <getopt.h>
@@ -15,12 +15,15 @@
 static void usage(FILE *out)
 {
     (void)fputs("Usage: e2eed-link-ws [--ca-file FILE] [--connect-timeout-ms N] URL\n"
-                "Connects to the relay at URL (ws://host[:port][/path] or wss://…) for the daemon on descriptor 3.\n"
+                "Connects to the relay at URL (ws://host[:port][/path] or wss://…) for the daemon on "
+                "descriptor 3.\n"
                 "Started by e2eed; not meant to be run by hand.\n\n"
                 "  --ca-file FILE           trust the authorities in this PEM file instead of the system's\n"
-                "  --connect-timeout-ms N   give up after N ms without a connection (1 to 3600000, default 10000)\n"
+                "  --connect-timeout-ms N   give up after N ms without a connection (1 to 3600000, default "
+                "10000)\n"
                 "  --version, --help\n\n"
-                "Exit status: 0 the connection was made and has ended, 64 usage, 69 no connection, 70 internal error,\n"
+                "Exit status: 0 the connection was made and has ended, 64 usage, 69 no connection, 70 "
+                "internal error,\n"
                 "76 malformed packet from the daemon. The reason is told to the daemon.\n",
             out);
 }
@@ -54,7 +57,8 @@ static int parse_options(int argc, char **argv, struct link_options *o)
         } else if (c != 't' && c != 'p')
             return 2;
         else if (!parse_ms(optarg, c == 't' ? &o->connect_timeout_ms : &o->ping_interval_ms)) {
-            (void)fprintf(stderr, "e2eed-link-ws: \"%s\" is not a number of milliseconds from 1 to %lu\n", optarg, MAX_MS);
+            (void)fprintf(stderr, "e2eed-link-ws: \"%s\" is not a number of milliseconds from 1 to %lu\n",
+                    optarg, MAX_MS);
             return 2;
         }
     }
@@ -68,7 +72,8 @@ static int parse_options(int argc, char **argv, struct link_options *o)
 
 int main(int argc, char **argv)
 {
-    struct link_options o = {.connect_timeout_ms = LINK_CONNECT_TIMEOUT_MS, .ping_interval_ms = LINK_PING_INTERVAL_MS};
+    struct link_options o = {
+            .connect_timeout_ms = LINK_CONNECT_TIMEOUT_MS, .ping_interval_ms = LINK_PING_INTERVAL_MS};
     int r = parse_options(argc, argv, &o);
     if (r == 1)
         return LINK_EXIT_OK;

@@ -22,11 +22,11 @@ struct link {
     enum link_exit exit_code;
 
     unsigned next_address;
-    bool final;    /* the failure says that no other address will do better */
-    bool up;       /* the handshake is through */
-    bool closing;  /* a close frame is on its way, or wanted */
-    bool over;     /* CLOSED is owed; nothing else happens */
-    bool done;     /* leave the loop */
+    bool final;      /* the failure says that no other address will do better */
+    bool up;         /* the handshake is through */
+    bool closing;    /* a close frame is on its way, or wanted */
+    bool over;       /* CLOSED is owed; nothing else happens */
+    bool done;       /* leave the loop */
     bool tx_stalled; /* the network takes no more: the daemon is not read */
     bool rx_stalled; /* the daemon takes no more: the network is not read */
     bool ping_wanted;
@@ -38,8 +38,12 @@ struct link {
     lws_sorted_usec_list_t attempt_timer, ping_timer, dead_timer, pong_timer, closing_timer;
 
     struct pipe pipe;
-    uint8_t out[LWS_PRE + RELAY_MAX_MESSAGE]; /* the message on its way to the network, with room for its frame's head */
+    uint8_t out[LWS_PRE + RELAY_MAX_MESSAGE]; /* the message on its way to the network, with room for its
+                                                 frame's head */
 };
+
+/* The link whose timer this is. */
+#define LINK_OF(sul, timer) ((struct link *)(void *)((char *)(sul)-offsetof(struct link, timer)))
 
 /* Notes the outcome unless one is noted already. */
 void link_note(struct link *l, uint16_t code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));

@@ -15,7 +15,7 @@
 /* Gives the peer time to answer the close frame, not more. */
 static void on_closing_timer(lws_sorted_usec_list_t *sul)
 {
-    link_end(lws_container_of(sul, struct link, closing_timer));
+    link_end(LINK_OF(sul, closing_timer));
 }
 
 /* The close frame goes out when the network takes it. */
@@ -28,7 +28,7 @@ static void start_closing(struct link *l)
 
 static void want_ping(lws_sorted_usec_list_t *sul)
 {
-    struct link *l = lws_container_of(sul, struct link, ping_timer);
+    struct link *l = LINK_OF(sul, ping_timer);
     l->ping_wanted = true;
     (void)lws_callback_on_writable(l->ws);
     lws_sul_schedule(l->context, 0, sul, want_ping, (lws_usec_t)l->options->ping_interval_ms * MS_US);
@@ -37,7 +37,7 @@ static void want_ping(lws_sorted_usec_list_t *sul)
 /* A network that is not read is not silent. */
 static void on_dead_timer(lws_sorted_usec_list_t *sul)
 {
-    struct link *l = lws_container_of(sul, struct link, dead_timer);
+    struct link *l = LINK_OF(sul, dead_timer);
     lws_usec_t limit = (lws_usec_t)LINK_DEAD_AFTER(l->options->ping_interval_ms) * MS_US;
     lws_usec_t silent = l->rx_stalled ? 0 : lws_now_usecs() - l->heard_at;
     if (silent >= limit) {
@@ -50,7 +50,7 @@ static void on_dead_timer(lws_sorted_usec_list_t *sul)
 
 static void on_pong_timer(lws_sorted_usec_list_t *sul)
 {
-    struct link *l = lws_container_of(sul, struct link, pong_timer);
+    struct link *l = LINK_OF(sul, pong_timer);
     if (l->tx_stalled) {
         pipe_owe_pong(&l->pipe);
         link_flush(l);
@@ -129,7 +129,8 @@ int stream_writable(struct link *l)
     if (l->over)
         return 0;
     if (l->closing) {
-        lws_close_reason(l->ws, l->end_code == CLOSE_TOO_LARGE ? LWS_CLOSE_STATUS_MESSAGE_TOO_LARGE : LWS_CLOSE_STATUS_NORMAL,
+        lws_close_reason(l->ws,
+                l->end_code == CLOSE_TOO_LARGE ? LWS_CLOSE_STATUS_MESSAGE_TOO_LARGE : LWS_CLOSE_STATUS_NORMAL,
                 NULL, 0);
         return -1;
     }
@@ -155,7 +156,8 @@ void stream_peer_close(struct link *l, const uint8_t *data, size_t n)
     for (; len + 2 < n && len < sizeof(text) - 1; len++)
         text[len] = data[len + 2] >= ' ' && data[len + 2] <= '~' ? (char)data[len + 2] : '?';
     text[len] = '\0';
-    link_note(l, (uint16_t)(data[0] << 8 | data[1]), "the relay closed the connection%s%s", len > 0 ? ": " : "", text);
+    link_note(l, (uint16_t)(data[0] << 8 | data[1]), "the relay closed the connection%s%s",
+            len > 0 ? ": " : "", text);
 }
 
 void stream_closed(struct link *l)

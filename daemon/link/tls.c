@@ -35,7 +35,8 @@ void tls_note_verification(struct tls *t, X509_STORE_CTX *store)
         return;
     case X509_V_ERR_HOSTNAME_MISMATCH:
     case X509_V_ERR_IP_ADDRESS_MISMATCH:
-        (void)snprintf(t->reason, sizeof(t->reason), "the server's certificate is not for %.100s", t->url->host);
+        (void)snprintf(
+                t->reason, sizeof(t->reason), "the server's certificate is not for %.100s", t->url->host);
         return;
     case X509_V_ERR_CERT_HAS_EXPIRED:
         (void)snprintf(t->reason, sizeof(t->reason), "the server's certificate has expired");
@@ -55,14 +56,14 @@ static bool load_authorities(struct tls *t, const char *ca_file)
     if (!ca_file) {
         if (SSL_CTX_set_default_verify_paths(t->ctx) == 1)
             return true;
-        (void)snprintf(t->reason, sizeof(t->reason), "cannot load the system's certificate authorities: %.60s",
-                library_reason());
+        (void)snprintf(t->reason, sizeof(t->reason),
+                "cannot load the system's certificate authorities: %.60s", library_reason());
         return false;
     }
     if (SSL_CTX_load_verify_locations(t->ctx, ca_file, NULL) == 1)
         return true;
-    (void)snprintf(t->reason, sizeof(t->reason), "cannot load certificate authorities from %.80s: %.60s", ca_file,
-            library_reason());
+    (void)snprintf(t->reason, sizeof(t->reason), "cannot load certificate authorities from %.80s: %.60s",
+            ca_file, library_reason());
     return false;
 }
 
@@ -104,8 +105,8 @@ int tls_exporter(SSL *ssl, uint8_t ret_exporter[EXPORTER_LEN])
     uint8_t exporter[EXPORTER_LEN];
     if (SSL_get_verify_result(ssl) != X509_V_OK || SSL_version(ssl) < TLS1_3_VERSION)
         return WIRE_MALFORMED;
-    if (SSL_export_keying_material(ssl, exporter, sizeof(exporter), EXPORTER_LABEL, strlen(EXPORTER_LABEL), NULL, 0,
-                0) != 1)
+    if (SSL_export_keying_material(
+                ssl, exporter, sizeof(exporter), EXPORTER_LABEL, strlen(EXPORTER_LABEL), NULL, 0, 0) != 1)
         return WIRE_MALFORMED;
     memcpy(ret_exporter, exporter, sizeof(exporter));
     return WIRE_OK;

@@ -82,7 +82,8 @@ static const char *parse_authority(const char *p, size_t n, struct url *u)
         const char *colon = memchr(p, ':', n);
         host_len = colon ? (size_t)(colon - p) : n;
         if (!parse_name(p, host_len, u))
-            return "the host must be a name of letters, digits, '.', '-' and '_', or an IP address (IPv6 in brackets)";
+            return "the host must be a name of letters, digits, '.', '-' and '_', or an IP address (IPv6 in "
+                   "brackets)";
     }
     if (!parse_port(p + host_len, n - host_len, u))
         return "the port must be a number from 1 to 65535";

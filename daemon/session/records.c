@@ -132,6 +132,7 @@ int contact_parse(const void *p, size_t n, struct contact *k)
     k->list.n = cursor_u64(&c);
     cursor_copy(&c, k->list.hash, LIST_HASH_LEN);
     get_device(&c, &k->device);
+    k->device.list_n = k->list.n;
     k->policy = cursor_u8(&c);
     if (k->policy > KEY_POLICY_ACCEPT)
         cursor_fail(&c);

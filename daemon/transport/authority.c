@@ -46,7 +46,7 @@ static bool same_v6(struct span a, struct span b)
     memcpy(text[0], a.p, a.n);
     memcpy(text[1], b.p, b.n);
     return inet_pton(AF_INET6, text[0], &v6[0]) == 1 && inet_pton(AF_INET6, text[1], &v6[1]) == 1 &&
-            memcmp(&v6[0], &v6[1], sizeof(v6[0])) == 0;
+           memcmp(&v6[0], &v6[1], sizeof(v6[0])) == 0;
 }
 
 static uint32_t default_port(const char *url)
@@ -73,5 +73,5 @@ bool authority_matches(const char *url, struct span host)
     if (want.v6)
         return same_v6(want.name, got.name);
     return want.name.n == got.name.n &&
-            strncasecmp((const char *)want.name.p, (const char *)got.name.p, want.name.n) == 0;
+           strncasecmp((const char *)want.name.p, (const char *)got.name.p, want.name.n) == 0;
 }

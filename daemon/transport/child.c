@@ -66,7 +66,8 @@ static int set_attributes(posix_spawnattr_t *a)
     if (r == 0)
         r = posix_spawnattr_setsigdefault(a, &all);
     if (r == 0)
-        r = posix_spawnattr_setflags(a, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
+        r = posix_spawnattr_setflags(
+                a, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETPGROUP);
     return r;
 }
 
@@ -106,11 +107,13 @@ static int open_pair(int pair[2])
 int child_start(struct child *c, const char *link_dir, const char *url, const char *ca_file,
         char ret_path[static 4096])
 {
-    char scheme[TRANSPORT_MAX_SCHEME + 1], url_copy[TRANSPORT_MAX_URL + 1], ca_copy[PATH_MAX], option[] = "--ca-file";
+    char scheme[TRANSPORT_MAX_SCHEME + 1], url_copy[TRANSPORT_MAX_URL + 1], ca_copy[PATH_MAX],
+            option[] = "--ca-file";
     char *const with_ca[] = {ret_path, option, ca_copy, url_copy, NULL};
     char *const without[] = {ret_path, url_copy, NULL};
     int pair[2];
-    if (child_scheme(url, scheme) != 0 || strlen(url) >= sizeof(url_copy) || (ca_file && strlen(ca_file) >= PATH_MAX))
+    if (child_scheme(url, scheme) != 0 || strlen(url) >= sizeof(url_copy) ||
+            (ca_file && strlen(ca_file) >= PATH_MAX))
         return -EINVAL;
     memcpy(url_copy, url, strlen(url) + 1);
     memcpy(ca_copy, ca_file ? ca_file : "", ca_file ? strlen(ca_file) + 1 : 1);

@@ -12,9 +12,9 @@ struct child {
 /* The scheme before "://" as the link program's name has it. TRANSPORT_BAD_URL. */
 int child_scheme(const char *url, char ret_scheme[TRANSPORT_MAX_SCHEME + 1]) MUST_USE;
 /*
- * Starts e2eed-link-SCHEME for url with the other end as descriptor 3, standard error as ours, and nothing else of
- * this process: no descriptors, no environment, no signal dispositions. 0 or -errno; on failure the path that was
- * tried is in ret_path.
+ * Starts e2eed-link-SCHEME for url with the other end as descriptor 3, standard error as ours, and nothing
+ * else of this process: no descriptors, no environment, no signal dispositions. 0 or -errno; on failure the
+ * path that was tried is in ret_path.
  */
 int child_start(struct child *c, const char *link_dir, const char *url, const char *ca_file,
         char ret_path[static 4096]) MUST_USE;

@@ -95,7 +95,8 @@ static void schedule_start(struct transport *t)
         arm(t->start_timer, t->start_at > now ? t->start_at - now : 0);
 }
 
-static void note(struct transport *t, uint16_t code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static void note(struct transport *t, uint16_t code, const char *fmt, ...)
+        __attribute__((format(printf, 3, 4)));
 static void note(struct transport *t, uint16_t code, const char *fmt, ...)
 {
     va_list ap;
@@ -172,7 +173,8 @@ static int send_parts(const struct transport *t, struct iovec *parts, size_t cou
 
 static int send_packet(const struct transport *t, uint8_t kind, const void *p, size_t n)
 {
-    struct iovec parts[2] = {{.iov_base = &kind, .iov_len = 1}, {.iov_base = (void *)(uintptr_t)p, .iov_len = n}};
+    struct iovec parts[2] = {
+            {.iov_base = &kind, .iov_len = 1}, {.iov_base = (void *)(uintptr_t)p, .iov_len = n}};
     return send_parts(t, parts, n > 0 ? 2 : 1);
 }
 
@@ -316,7 +318,7 @@ static void on_write(evutil_socket_t fd, short what, void *arg)
     }
 }
 
-/* A link that does not read its descriptor sends PONGs without being asked: a PING that finds no room is not missed. */
+/* A PING that finds no room is not missed: a link that does not read sends PONGs without being asked. */
 static void on_ping(evutil_socket_t fd, short what, void *arg)
 {
     struct transport *t = arg;
@@ -347,7 +349,8 @@ static void on_watch(evutil_socket_t fd, short what, void *arg)
         return;
     }
     if (t->phase == PHASE_CONNECTING)
-        note(t, 0, "the link was killed: it neither connected nor gave up within %u ms", (unsigned)t->tun.connect_ms);
+        note(t, 0, "the link was killed: it neither connected nor gave up within %u ms",
+                (unsigned)t->tun.connect_ms);
     else if (t->phase == PHASE_UP && !t->broken)
         note(t, 0, "the link was killed: it hung for %u ms", (unsigned)t->tun.pong_timeout_ms);
     lose(t);
@@ -417,8 +420,8 @@ int transport_new(struct event_base *base, const char *link_dir, const struct tr
     t->watch_timer = evtimer_new(base, on_watch, t);
     t->ping_timer = evtimer_new(base, on_ping, t);
     t->start_timer = evtimer_new(base, on_start, t);
-    if ((link_dir && !t->link_dir) || !t->read_event || !t->write_event || !t->watch_timer || !t->ping_timer ||
-            !t->start_timer) {
+    if ((link_dir && !t->link_dir) || !t->read_event || !t->write_event || !t->watch_timer ||
+            !t->ping_timer || !t->start_timer) {
         transport_free(t);
         return -ENOMEM;
     }

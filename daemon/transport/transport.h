@@ -1,9 +1,9 @@
 /*
  * The daemon's side of the link: starts the link program, watches it, carries messages, and connects again.
  *
- * A link is one process and one attempt (docs/PROTOCOL.md, section 9). What it says is not trusted: a link that
- * crashes, hangs, floods or sends garbage is killed, and costs a reconnection. The relay protocol itself, with its
- * authentication, is the caller's.
+ * A link is one process and one attempt (docs/PROTOCOL.md, section 9). What it says is not trusted: a link
+ * that crashes, hangs, floods or sends garbage is killed, and costs a reconnection. The relay protocol
+ * itself, with its authentication, is the caller's.
  *
  * Everything runs on the caller's event loop, in its one thread. No process outlives its transport.
  */
@@ -41,8 +41,8 @@ struct transport_callbacks {
     void (*message)(void *ctx, const uint8_t *p, size_t n);
     void (*text)(void *ctx, const uint8_t *p, size_t n);
     /*
-     * The attempt or the connection has ended; the next begins in retry_in_ms. code is WebSocket's or 0. reason is
-     * printable ASCII. Not called for an end that the caller asked for.
+     * The attempt or the connection has ended; the next begins in retry_in_ms. code is WebSocket's or 0.
+     * reason is printable ASCII. Not called for an end that the caller asked for.
      */
     void (*closed)(void *ctx, uint16_t code, const char *reason, uint32_t retry_in_ms);
     /* Round-trip time to the relay in microseconds: after connecting, then once a minute. */
@@ -64,22 +64,24 @@ struct transport_tunables {
 extern const struct transport_tunables transport_defaults;
 
 /*
- * link_dir is where link programs are looked for before the installed place (NULL: only there). tunables NULL means
- * transport_defaults. All arguments but base are copied; base, ctx and what rng.ctx points to outlive the transport.
- * -ENOMEM. Nothing starts before transport_set_url().
+ * link_dir is where link programs are looked for before the installed place (NULL: only there). tunables NULL
+ * means transport_defaults. All arguments but base are copied; base, ctx and what rng.ctx points to outlive
+ * the transport. -ENOMEM. Nothing starts before transport_set_url().
  */
 int transport_new(struct event_base *base, const char *link_dir, const struct transport_tunables *tunables,
-        const struct transport_callbacks *callbacks, void *ctx, struct rng rng, struct transport **ret_t) MUST_USE;
+        const struct transport_callbacks *callbacks, void *ctx, struct rng rng,
+        struct transport **ret_t) MUST_USE;
 /* Kills the link and waits for its end. Not from a callback. */
 void transport_free(struct transport *t);
 
 /*
- * Connects to url from now on, with the scheme's link program (ws for ws: and wss:). ca_file NULL: the system's
- * authorities. A connection to the former URL is closed first. url NULL stops. TRANSPORT_BAD_URL changes nothing.
+ * Connects to url from now on, with the scheme's link program (ws for ws: and wss:). ca_file NULL: the
+ * system's authorities. A connection to the former URL is closed first. url NULL stops. TRANSPORT_BAD_URL
+ * changes nothing.
  */
 int transport_set_url(struct transport *t, const char *url, const char *ca_file) MUST_USE;
 
-/* Hands one relay message over (copied). 0: the link will get it if it lives. TRANSPORT_FULL, _DOWN, _TOO_LARGE, -ENOMEM. */
+/* Hands one relay message over (copied). TRANSPORT_FULL, _DOWN, _TOO_LARGE, -ENOMEM. 0 promises no delivery. */
 int transport_send(struct transport *t, const void *p, size_t n) MUST_USE;
 /* The same for a text frame. */
 int transport_send_text(struct transport *t, const void *p, size_t n) MUST_USE;
@@ -87,11 +89,12 @@ int transport_send_text(struct transport *t, const void *p, size_t n) MUST_USE;
 /* The relay has authenticated us: the next reconnection begins at the shortest delay again. */
 void transport_good(struct transport *t);
 /*
- * Closes the connection, dropping what is queued, and connects again after the backoff, to which delay_hint_ms (the
- * relay's wish, at most TRANSPORT_MAX_HINT_MS of it) is added. Returns the delay in milliseconds.
+ * Closes the connection, dropping what is queued, and connects again after the backoff, to which
+ * delay_hint_ms (the relay's wish, at most TRANSPORT_MAX_HINT_MS of it) is added. Returns the delay in
+ * milliseconds.
  */
 uint32_t transport_drop(struct transport *t, uint32_t delay_hint_ms);
-/* While set, nothing more is read from the link, and it is not taken for hung; the end of it is not noticed either. */
+/* While set, nothing is read from any link, none is taken for hung, and no end of one is noticed. */
 void transport_pause_reading(struct transport *t, bool pause);
 /* Ends a wait for the next attempt: the network has come back, or somebody asks. */
 void transport_retry_now(struct transport *t);

@@ -1,9 +1,9 @@
 /*
- * The constant-time check of handshake and ratchet. Private keys, chain and root keys, KEM secrets and fresh randomness are marked
- * as uninitialised memory: valgrind's memcheck then reports every branch and every address that depends on one. What the
- * protocol publishes though it comes from a secret (ct.h) is marked as public by the code itself, compiled with
- * E2EED_CT_CHECK. Run as valgrind --error-exitcode=9 --suppressions=libsodium.supp ct_ratchet. Status 77: not under
- * valgrind.
+ * The constant-time check of handshake and ratchet. Private keys, chain and root keys, KEM secrets and fresh
+ * randomness are marked as uninitialised memory: valgrind's memcheck then reports every branch and every
+ * address that depends on one. What the protocol publishes though it comes from a secret (ct.h) is marked as
+ * public by the code itself, compiled with E2EED_CT_CHECK. Run as valgrind --error-exitcode=9
+ * --suppressions=libsodium.supp ct_ratchet. Status 77: not under valgrind.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -126,10 +126,12 @@ static void check_handshake(struct pair *p, bool one_time)
     ratchet_free(p->b);
     p->a = p->b = NULL;
     buf_init(&e, ENVELOPE_MAX_BODY);
-    must(ratchet_initiate(p->alice.id, party_device(&p->bob), &bundle, 1, p->now, &p->rng, &p->a) == 0, "initiate");
+    must(ratchet_initiate(p->alice.id, party_device(&p->bob), &bundle, 1, p->now, &p->rng, &p->a) == 0,
+            "initiate");
     seal(p, p->a, &e);
     must(envelope_parse(e.data, e.len, &view) == 0, "parse");
-    must(ratchet_respond(p->bob.id, party_device(&p->alice), &view, &p->bob.spk, otk, p->now, &p->b) == 0, "respond");
+    must(ratchet_respond(p->bob.id, party_device(&p->alice), &view, &p->bob.spk, otk, p->now, &p->b) == 0,
+            "respond");
     open_sealed(p, p->b, &e);
     buf_done(&e);
     check_chains(p);

@@ -104,6 +104,8 @@ class Account:
 
 
 class Relay:
+    running = []
+
     def __init__(self, binary, state, *options):
         self.binary, self.state, self.options, self.port = binary, state, options, 0
 
@@ -111,6 +113,7 @@ class Relay:
         self.process = subprocess.Popen(
             [self.binary, "serve", "--listen", f"127.0.0.1:{self.port}", "--state", self.state, *self.options],
             stdout=subprocess.PIPE, text=True, **how)
+        Relay.running.append(self)
         line = self.process.stdout.readline()
         if not line.startswith("listening on 127.0.0.1:"):
             raise RuntimeError(f"the relay did not start: {line!r}")
@@ -119,14 +122,17 @@ class Relay:
 
     def kill(self):
         self.process.kill()
-        self.process.wait()
+        self.ended()
+
+    def ended(self):
+        code = self.process.wait(timeout=20)
         self.process.stdout.close()
+        Relay.running.remove(self)
+        return code
 
     def stop(self, sig=signal.SIGTERM):
         self.process.send_signal(sig)
-        code = self.process.wait(timeout=20)
-        self.process.stdout.close()
-        return code
+        return self.ended()
 
 
 class Client:

@@ -574,7 +574,7 @@ async def test_full_disk(binary, directory):
     check("auth", await c.auth(hal) == 0 and await d.auth(ida) == 0)
     statuses, last, got = set(), None, []
     for _ in range(40):
-        last = envelope(ida, body=os.urandom(30000))
+        last = envelope(ida, body=os.urandom(20000))
         status, retry = (await c.submit([last]))[last[0]]
         statuses.add(status)
         got += [g[0] for g in await d.deliveries(1, ack=False)]
@@ -670,5 +670,7 @@ if __name__ == "__main__":
     except Exception as e:  # an unexpected answer: report it as one failure with its place
         traceback.print_exc()
         failed += 1
+    for relay in list(Relay.running):
+        relay.kill()
     print(f"{passed} passed, {failed} failed")
     sys.exit(1 if failed else 0)

@@ -106,34 +106,12 @@ void gen_random(struct gen *g, size_t n)
 #ifndef E2EED_LIBFUZZER
 #include <errno.h>
 #include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
-static char rerun[512];
-
-void __sanitizer_set_death_callback(void (*callback)(void)) __attribute__((weak));
-
-static void say_rerun(void)
-{
-    ssize_t n = write(STDERR_FILENO, rerun, strlen(rerun));
-
-    (void)n;
-}
-
-static void on_signal(int number)
-{
-    say_rerun();
-    (void)signal(number, SIG_DFL);
-    (void)raise(number);
-}
-
-static void watch_for_death(void)
-{
-    if (__sanitizer_set_death_callback)
-        __sanitizer_set_death_callback(say_rerun);
-    else
-        (void)signal(SIGSEGV, on_signal);
-    (void)signal(SIGABRT, on_signal);
-}
+#define MAX_SECONDS 60u /* for one input */
 
 static void die(const char *what, const char *which)
 {
@@ -209,19 +187,24 @@ static void generate(struct gen *g, uint64_t seed)
         mutate(g);
 }
 
-static int run_generator(const char *program, uint64_t seed, uint64_t count)
+/* What a child process does, and how far it has come, for its parent to tell when it has died. */
+struct job {
+    uint64_t seed, count;
+    char **files;
+    volatile uint64_t *at;
+};
+
+static void run_generated(const struct job *j)
 {
     struct gen g = {.out = allocate(GEN_MAX_INPUT)};
 
-    for (uint64_t i = 0; i < count; i++) {
-        (void)snprintf(rerun, sizeof(rerun), "again by: %s --generate %llu 1\n", program,
-                (unsigned long long)(seed + i));
-        generate(&g, seed + i);
+    for (uint64_t i = 0; i < j->count; i++) {
+        *j->at = i;
+        (void)alarm(MAX_SECONDS);
+        generate(&g, j->seed + i);
         run(g.out, g.len);
     }
     free(g.out);
-    printf("%llu inputs\n", (unsigned long long)count);
-    return EXIT_SUCCESS;
 }
 
 static int write_inputs(uint64_t seed, uint64_t count, const char *dir)
@@ -250,26 +233,76 @@ static void replay(const char *path)
 
     if (!f)
         die(strerror(errno), path);
-    (void)snprintf(rerun, sizeof(rerun), "file: %.400s\n", path);
     n = fread(data, 1, GEN_MAX_INPUT, f);
     (void)fclose(f);
     run(data, n);
     free(data);
 }
 
+static void run_files(const struct job *j)
+{
+    for (uint64_t i = 0; i < j->count; i++) {
+        *j->at = i;
+        (void)alarm(MAX_SECONDS);
+        replay(j->files[i]);
+    }
+}
+
+/* In a child, which may be ended by a sanitizer in ways that leave it no last word. */
+static bool survives(const struct job *j)
+{
+    pid_t child = fork();
+    int status = 0;
+
+    if (child == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
+        (j->files ? run_files : run_generated)(j);
+        exit(EXIT_SUCCESS);
+    }
+    if (child < 0 || waitpid(child, &status, 0) != child)
+        die(strerror(errno), "driver");
+    if (WIFSIGNALED(status))
+        fprintf(stderr, "%s\n", WTERMSIG(status) == SIGALRM ? "hangs" : strsignal(WTERMSIG(status)));
+    return WIFEXITED(status) && WEXITSTATUS(status) == EXIT_SUCCESS;
+}
+
+static int run_job(const char *program, struct job *j)
+{
+    unsigned long long i;
+
+    j->at = mmap(NULL, sizeof(*j->at), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (j->at == MAP_FAILED)
+        die(strerror(errno), program);
+    if (survives(j)) {
+        printf("%llu inputs\n", (unsigned long long)j->count);
+        return EXIT_SUCCESS;
+    }
+    i = *j->at;
+    if (j->files)
+        fprintf(stderr, "again by: %s %s\n", program, j->files[i]);
+    else
+        fprintf(stderr, "again by: %s --generate %llu 1\n", program, j->seed + i);
+    return EXIT_FAILURE;
+}
+
 int main(int argc, char **argv)
 {
-    watch_for_death();
+    struct job j = {0};
+
+    if (argc > 3) {
+        j.seed = strtoull(argv[2], NULL, 0);
+        j.count = strtoull(argv[3], NULL, 0);
+    }
     if (argc == 4 && strcmp(argv[1], "--generate") == 0)
-        return run_generator(argv[0], strtoull(argv[2], NULL, 0), strtoull(argv[3], NULL, 0));
+        return run_job(argv[0], &j);
     if (argc == 5 && strcmp(argv[1], "--write") == 0)
-        return write_inputs(strtoull(argv[2], NULL, 0), strtoull(argv[3], NULL, 0), argv[4]);
+        return write_inputs(j.seed, j.count, argv[4]);
     if (argc < 2 || argv[1][0] == '-') {
         fprintf(stderr, "usage: %s FILE... | --generate SEED COUNT | --write SEED COUNT DIR\n", argv[0]);
         return EXIT_FAILURE;
     }
-    for (int i = 1; i < argc; i++)
-        replay(argv[i]);
-    return EXIT_SUCCESS;
+    j.files = argv + 1;
+    j.count = (uint64_t)argc - 1;
+    return run_job(argv[0], &j);
 }
 #endif

@@ -90,10 +90,17 @@ static void gen_json_scalar(struct gen *g)
             "9007199254740992", "-9007199254740992", "0.1", "1e400", "9007199254740993", "01", "1.", "+1",
             "tru", "18446744073709551616"};
 
-    if (gen_one_in(g, 2))
+    if (gen_one_in(g, 2)) {
         gen_json_string(g);
-    else
+        return;
+    }
+    if (gen_one_in(g, 10)) {
+        gen_text(g, gen_one_in(g, 2) ? "0." : "7");
+        for (size_t n = gen_size(g, 65); n > 0; n--)
+            gen_u8(g, (uint8_t)('0' + n % 10));
+    } else {
         gen_text(g, words[gen_below(g, gen_one_in(g, 30) ? 19 : 12)]);
+    }
 }
 
 static void gen_json_key(struct gen *g, uint64_t i)

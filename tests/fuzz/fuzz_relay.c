@@ -163,11 +163,18 @@ static void gen_choice(struct gen *g, uint8_t max)
     gen_le(g, gen_one_in(g, 200) ? max + 1u : gen_below(g, max + 1u), 1);
 }
 
+static void gen_spans(struct gen *g, uint64_t max, size_t max_span)
+{
+    uint64_t count = gen_one_in(g, 4) ? max + gen_below(g, 2) : gen_below(g, max + 1);
+
+    gen_le(g, count, 2);
+    for (uint64_t i = 0; i < count; i++)
+        gen_lp(g, count < 4 ? max_span : 40);
+}
+
 /* Fields in the notation of one character each, as section 8 lists them. */
 static void gen_fields(struct gen *g, const char *fields)
 {
-    uint64_t count;
-
     for (; *fields; fields++) {
         switch (*fields) {
         case '1': /* u8 boolean */
@@ -220,10 +227,8 @@ static void gen_fields(struct gen *g, const char *fields)
             break;
         case 'E':
         case 'P':
-            count = gen_below(g, 1 + (gen_one_in(g, 10) ? RELAY_MAX_PREKEYS + 1 : RELAY_MAX_ENTRIES));
-            gen_le(g, count, 2);
-            while (count-- > 0)
-                gen_lp(g, *fields == 'E' ? RELAY_MAX_ENTRY : RELAY_MAX_PREKEY);
+            gen_spans(g, *fields == 'E' ? RELAY_MAX_ENTRIES : RELAY_MAX_PREKEYS,
+                    *fields == 'E' ? RELAY_MAX_ENTRY : RELAY_MAX_PREKEY);
             break;
         default:
             break;

@@ -266,6 +266,10 @@ static void check_sent(struct sim *s, int node, const uint8_t *p, size_t n)
     cursor_init(&c, p, n);
     SIM_CHECK(s, relay_read_head(&c, &type, &ref) == WIRE_OK, "%s: malformed message", s->node[node].name);
     s->node[node].sent[type]++;
+    if (type == RELAY_AUTH) {
+        bytes_free(&s->node[node].last_auth);
+        s->node[node].last_auth = bytes_copy(p, n);
+    }
     trace(s, node, "says %02x ref %u, %zu bytes", type, ref, n);
     if (type == RELAY_SUBMIT)
         check_submit(s, node, &c);
@@ -343,6 +347,8 @@ static void saw_message(struct sim *s, int node, const struct bytes *e)
     SIM_CHECK(s, !m->delivered || s->may_repeat, "%s: '%s' is delivered twice", s->node[node].name, id);
     m->delivered = true;
     uint64_t order = (uint64_t)(m - s->messages) + 1;
+    if (!m->qos)
+        return;
     SIM_CHECK(s, s->disorderly || order > s->node[node].last_order[from], "%s: '%s' is out of order",
             s->node[node].name, id);
     s->node[node].last_order[from] = order;
@@ -706,6 +712,7 @@ void sim_free(struct sim *s)
         for (size_t k = 0; k < n->n_events; k++)
             bytes_free(&n->events[k]);
         free(n->events);
+        bytes_free(&n->last_auth);
     }
     for (size_t i = 0; i < s->n_answers; i++)
         bytes_free(&s->answers[i].data);
@@ -1008,6 +1015,52 @@ void sim_restore(struct sim *s, int node, const struct memport_snapshot *snapsho
     forget_events(s, node);
     n->want = false;
     sim_turn(s, node, 0);
+}
+
+static int digest_visit(void *ctx, const uint8_t *key, size_t key_len, const uint8_t *value, size_t n)
+{
+    (void)crypto_generichash_update(ctx, key, key_len);
+    (void)crypto_generichash_update(ctx, value, n);
+    return 0;
+}
+
+uint64_t sim_map_digest(const struct sim *s, int node, uint8_t map)
+{
+    struct port port = memport_port(s->node[node].mp);
+    crypto_generichash_state st;
+    uint64_t v;
+    uint8_t h[16];
+    (void)crypto_generichash_init(&st, NULL, 0, sizeof(h));
+    SIM_CHECK(s, port.scan(port.ctx, map, "", 0, 0, digest_visit, &st) == 0, "a scan fails");
+    (void)crypto_generichash_final(&st, h, sizeof(h));
+    memcpy(&v, h, sizeof(v));
+    return v;
+}
+
+static int count_visit(void *ctx, const uint8_t *key, size_t key_len, const uint8_t *value, size_t n)
+{
+    (void)key;
+    (void)key_len;
+    (void)value;
+    (void)n;
+    ++*(size_t *)ctx;
+    return 0;
+}
+
+size_t sim_map_count(const struct sim *s, int node, uint8_t map)
+{
+    struct port port = memport_port(s->node[node].mp);
+    size_t n = 0;
+    SIM_CHECK(s, port.scan(port.ctx, map, "", 0, 0, count_visit, &n) == 0, "a scan fails");
+    return n;
+}
+
+size_t sim_all_sent(const struct sim *s, int node)
+{
+    size_t n = 0;
+    for (int type = 0; type < 256; type++)
+        n += s->node[node].sent[type];
+    return n;
 }
 
 void sim_check_all(struct sim *s)

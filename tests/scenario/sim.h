@@ -63,7 +63,7 @@ struct sim_node {
     size_t restarts;
     size_t cut_in; /* crash at the k-th point from now on; 0: never */
     size_t points; /* points passed in all */
-    bool dead;     /* fails to start: its store is broken */
+    struct bytes last_auth;
 };
 
 struct sim {
@@ -147,5 +147,10 @@ void sim_turn(struct sim *s, int node, int result);
 /* Every answered message of qos 1 and 2 has been delivered, or has ended with an event at its sender. */
 void sim_check_all(struct sim *s);
 size_t sim_undelivered(const struct sim *s);
+/* Records of one map of a node's store: their digest and number. */
+uint64_t sim_map_digest(const struct sim *s, int node, uint8_t map);
+size_t sim_map_count(const struct sim *s, int node, uint8_t map);
+/* Relay messages of all types that a node has sent. */
+size_t sim_all_sent(const struct sim *s, int node);
 
 #endif

@@ -960,3 +960,8 @@ bool simrelay_find(const struct simrelay *sr, const char *name, uint8_t ret_uid[
         memcpy(ret_uid, a->uid, UID_LEN);
     return a != NULL;
 }
+
+bool simrelay_authed(const struct simrelay *sr, int conn)
+{
+    return sr->conn[conn].open && sr->conn[conn].authed;
+}

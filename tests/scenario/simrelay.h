@@ -78,6 +78,7 @@ struct bytes simrelay_history(const struct simrelay *sr, const struct address *t
 size_t simrelay_waiting(const struct simrelay *sr, const struct address *to);
 size_t simrelay_one_time_left(const struct simrelay *sr, const uint8_t uid[UID_LEN]);
 uint64_t simrelay_claims(const struct simrelay *sr);
+bool simrelay_authed(const struct simrelay *sr, int conn);
 bool simrelay_find(const struct simrelay *sr, const char *name, uint8_t ret_uid[UID_LEN]);
 /* Sends any bytes to an open connection as the relay. */
 void simrelay_say(struct simrelay *sr, int conn, const void *p, size_t n);

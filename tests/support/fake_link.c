@@ -157,7 +157,8 @@ int main(int argc, char **argv)
         deaf(-1);
     if (strcmp(how, "flood") == 0)
         flood();
-    if (strcmp(how, "echo") == 0 || strcmp(how, "slow") == 0 || strcmp(how, "inventory") == 0 || strcmp(how, "rtt") == 0)
+    if (strcmp(how, "echo") == 0 || strcmp(how, "slow") == 0 || strcmp(how, "inventory") == 0 ||
+            strcmp(how, "rtt") == 0)
         echo(true);
     if (strcmp(how, "stubborn") == 0)
         echo(false);

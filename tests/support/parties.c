@@ -102,7 +102,8 @@ void pair_initiate(struct pair *p, const char *seed, bool one_time)
     party_init(&p->alice, "alice", &p->rng);
     party_init(&p->bob, "bob", &p->rng);
     bundle = party_bundle(&p->bob, one_time);
-    must(ratchet_initiate(p->alice.id, party_device(&p->bob), &bundle, TEST_NOW, TEST_NOW, &p->rng, &p->a) == 0,
+    must(ratchet_initiate(p->alice.id, party_device(&p->bob), &bundle, TEST_NOW, TEST_NOW, &p->rng, &p->a) ==
+                    0,
             "initiate");
 }
 
@@ -116,8 +117,8 @@ void pair_init(struct pair *p, const char *seed, bool one_time)
     pair_initiate(p, seed, one_time);
     encrypt_text(p->a, "first", p->now, &p->rng, &first);
     must(envelope_parse(first.data, first.len, &view) == 0, "parse");
-    must(ratchet_respond(p->bob.id, party_device(&p->alice), &view, &p->bob.spk, one_time ? &p->bob.otk : NULL,
-                 TEST_NOW, &p->b) == 0,
+    must(ratchet_respond(p->bob.id, party_device(&p->alice), &view, &p->bob.spk,
+                 one_time ? &p->bob.otk : NULL, TEST_NOW, &p->b) == 0,
             "respond");
     must(decrypt_body(p->b, &first, p->now, &p->rng, &body) == 0, "first message");
     buf_done(&first);
@@ -142,7 +143,8 @@ struct inner text_inner(const char *text)
     };
 }
 
-void encrypt_text(struct ratchet *r, const char *text, uint64_t now, const struct rng *rng, struct buf *ret_envelope)
+void encrypt_text(
+        struct ratchet *r, const char *text, uint64_t now, const struct rng *rng, struct buf *ret_envelope)
 {
     struct inner in = text_inner(text);
 
@@ -150,7 +152,8 @@ void encrypt_text(struct ratchet *r, const char *text, uint64_t now, const struc
     must(ratchet_encrypt(r, &in, now, rng, ret_envelope) == 0, "encrypt");
 }
 
-int decrypt_body(struct ratchet *r, const struct buf *envelope, uint64_t now, const struct rng *rng, struct buf *ret_body)
+int decrypt_body(struct ratchet *r, const struct buf *envelope, uint64_t now, const struct rng *rng,
+        struct buf *ret_body)
 {
     struct envelope_view view;
     struct inner in;

@@ -1,13 +1,14 @@
 /*
- * Two parties and their sessions for tests: everything from one seed, so that a failure repeats. Anything that goes wrong while setting
- * up ends the program.
+ * Two parties and their sessions for tests: everything from one seed, so that a failure repeats. Anything
+ * that goes wrong while setting up ends the program.
  */
 #ifndef E2EE_PARTIES_H
 #define E2EE_PARTIES_H
 
 #include "ratchet.h"
 
-/* Random bytes that are not: block i is SHA-256(seed ‖ u64 i), i from 0; each draw takes the stream's next bytes. */
+/* Random bytes that are not: block i is SHA-256(seed ‖ u64 i), i from 0; each draw takes the stream's next
+ * bytes. */
 struct stream_rng {
     const char *seed;
     uint64_t next;
@@ -50,9 +51,11 @@ void pair_done(struct pair *p);
 /* A message whose body is the text. */
 struct inner text_inner(const char *text);
 /* One message in an envelope of its own; the buffer is the caller's. */
-void encrypt_text(struct ratchet *r, const char *text, uint64_t now, const struct rng *rng, struct buf *ret_envelope);
+void encrypt_text(
+        struct ratchet *r, const char *text, uint64_t now, const struct rng *rng, struct buf *ret_envelope);
 /* The status of parsing and decrypting; ret_body gets the body, and a zero byte that it does not count. */
-int decrypt_body(struct ratchet *r, const struct buf *envelope, uint64_t now, const struct rng *rng, struct buf *ret_body);
+int decrypt_body(struct ratchet *r, const struct buf *envelope, uint64_t now, const struct rng *rng,
+        struct buf *ret_body);
 
 /* Ends the program with a message unless ok. */
 void must(bool ok, const char *what);

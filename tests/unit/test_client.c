@@ -428,6 +428,25 @@ static void test_restart(void **state)
     assert_int_equal(call("a"), 0);
 }
 
+/* Hangs up without having read anything. */
+static void script_gone(struct fake_peer *p, void *ctx)
+{
+    (void)p;
+    (void)ctx;
+}
+
+/* A write to a daemon that has gone must not raise SIGPIPE, which would end this program. */
+static void test_write_to_nobody(void **state)
+{
+    struct pollfd p;
+
+    (void)state;
+    start(script_gone, NULL);
+    p = (struct pollfd){.fd = e2eectl_fd(w.h), .events = POLLIN};
+    assert_int_equal(poll(&p, 1, LONG_MS), 1);
+    assert_error(call("a"), -ECONNRESET, "ECONNRESET");
+}
+
 /* ---- callbacks ---- */
 
 struct nested {
@@ -624,6 +643,17 @@ static void test_flood(void **state)
     assert_int_equal(call("a"), 0);
 }
 
+/* While an answer is awaited, more events are taken in than otherwise. */
+static void test_flood_before_answer(void **state)
+{
+    unsigned n = 60;
+
+    (void)state;
+    start(script_flood, &n);
+    assert_int_equal(e2eectl_subscribe(w.h, NULL, NULL, NULL), 0);
+    assert_int_equal(call("a"), 0);
+}
+
 static void test_flood_blocks_call(void **state)
 {
     unsigned n = 400;
@@ -655,12 +685,14 @@ int main(void)
             TEST(test_too_many_calls),
             TEST(test_deaf_daemon),
             TEST(test_restart),
+            TEST(test_write_to_nobody),
             TEST(test_callbacks),
             TEST(test_close_in_callback),
             TEST(test_close_with_calls),
             TEST(test_events_pull),
             TEST(test_events_callback),
             TEST(test_flood),
+            TEST(test_flood_before_answer),
             TEST(test_flood_blocks_call),
     };
 

@@ -10,9 +10,9 @@
 #include <sodium.h>
 
 /*
- * Key commitment. XChaCha20-Poly1305 alone lets whoever knows two keys make one ciphertext that both open ("invisible salamanders":
- * Dodis, Grubbs, Ristenpart, Woodage, CRYPTO 2018; Len, Grubbs, Ristenpart, USENIX Security 2021). It is made here, and com is
- * what tells the two apart.
+ * Key commitment. XChaCha20-Poly1305 alone lets whoever knows two keys make one ciphertext that both open
+ * ("invisible salamanders": Dodis, Grubbs, Ristenpart, Woodage, CRYPTO 2018; Len, Grubbs, Ristenpart, USENIX
+ * Security 2021). It is made here, and com is what tells the two apart.
  */
 #include <openssl/bn.h>
 
@@ -34,7 +34,8 @@ struct poly {
     BIGNUM *r, *s;
 };
 
-/* The one-time Poly1305 key that XChaCha20-Poly1305 takes of key and nonce (draft-irtf-cfrg-xchacha-03, 2.3; RFC 8439, 2.6). */
+/* The one-time Poly1305 key that XChaCha20-Poly1305 takes of key and nonce (draft-irtf-cfrg-xchacha-03, 2.3;
+ * RFC 8439, 2.6). */
 static struct poly poly_of(const uint8_t key[32], const uint8_t nonce[24])
 {
     uint8_t subkey[32], block[32], n96[12] = {0};
@@ -87,8 +88,8 @@ static size_t mac_input(const uint8_t ad[32], const uint8_t body[BODY], uint8_t 
 }
 
 /*
- * Looks for a value of the last ciphertext block for which both keys give the same tag: one linear equation, of which every fourth
- * solution or so is a block. False: try with another first block.
+ * Looks for a value of the last ciphertext block for which both keys give the same tag: one linear equation,
+ * of which every fourth solution or so is a block. False: try with another first block.
  */
 static bool solve(const struct poly k[2], const uint8_t ad[32], uint8_t body[BODY], uint8_t ret_tag[16])
 {
@@ -112,7 +113,8 @@ static bool solve(const struct poly k[2], const uint8_t ad[32], uint8_t body[BOD
     BN_mod_mul(c, p[1], t, prime, bn);
     found = BN_num_bits(c) <= 128 && BN_bn2lebinpad(c, body + BODY - 16, 16) == 16;
     if (found) {
-        /* Equal mod p after adding s; the tag is taken mod 2^128, so both sums must also not have wrapped differently. */
+        /* Equal mod p after adding s; the tag is taken mod 2^128, so both sums must also not have wrapped
+         * differently. */
         n = mac_input(ad, body, input);
         BN_free(p[0]);
         p[0] = evaluate(k[0].r, input, n);
@@ -131,10 +133,12 @@ static bool solve(const struct poly k[2], const uint8_t ad[32], uint8_t body[BOD
     return found;
 }
 
-static bool aead_opens(const uint8_t key[32], const uint8_t nonce[24], const uint8_t ad[32], const uint8_t *sealed)
+static bool aead_opens(
+        const uint8_t key[32], const uint8_t nonce[24], const uint8_t ad[32], const uint8_t *sealed)
 {
     uint8_t plain[BODY];
-    return crypto_aead_xchacha20poly1305_ietf_decrypt(plain, NULL, NULL, sealed, BODY + 16, ad, 32, nonce, key) == 0;
+    return crypto_aead_xchacha20poly1305_ietf_decrypt(
+                   plain, NULL, NULL, sealed, BODY + 16, ad, 32, nonce, key) == 0;
 }
 
 struct attempt {
@@ -151,7 +155,8 @@ static void derive(struct attempt *a)
     randombytes_buf(a->nonce, sizeof(a->nonce));
     for (size_t i = 0; i < 2; i++) {
         memset(a->work[i].mk, (int)i + 1, KEY_LEN);
-        message_keys(&a->ad, INNER_MESSAGE, (struct span){a->header, sizeof(a->header)}, a->nonce, &a->work[i]);
+        message_keys(
+                &a->ad, INNER_MESSAGE, (struct span){a->header, sizeof(a->header)}, a->nonce, &a->work[i]);
     }
 }
 
@@ -198,6 +203,9 @@ static void test_salamander(void **state)
     for (size_t key = 0; key < 2; key++)
         for (size_t i = 0; i < 2; i++)
             assert_int_equal(opens(a, key, com[i]), key == i);
+    /* And com alone is not enough: it does not cover the ciphertext. */
+    a->sealed[0] ^= 1;
+    assert_false(opens(a, 0, com[0]));
     free(a);
 }
 

@@ -112,15 +112,22 @@ static const struct device *device_of(const struct identity *id)
 
 static void write_introduction(void)
 {
-    text(SECTION "\n"
-         "Written by `tests/unit/test_example.c --print` and compared with the code by the test of that name. Values over 64 bytes\n"
-         "are given as their SHA-256 and length. All times and the session number are 1700000000000.\n"
-         "\n"
-         "Random bytes come from one stream: block i is SHA-256(\"" SEED "\" ‖ u64 i), i from 0, and each draw takes\n"
-         "the next bytes. The draws are, in this order: the seeds of AK and DSK, DHK, and the seed of RAK (32 bytes each) of alice, the\n"
-         "same of bob; bob's signed prekey: X25519 (32), d ‖ z of ML-KEM (64); his one-time pair 1001 in the same way; alice's handshake:\n"
-         "EK (32), m of the encapsulation (32), her first ratchet key (32); for each envelope the ratchet key (32) if it opens a chain\n"
-         "(the first one of alice is drawn already), the nonce of the header and the nonce of the message (24 each).\n");
+    text(SECTION
+            "\n"
+            "Written by `tests/unit/test_example.c --print` and compared with the code by the test of that "
+            "name. Values over 64 bytes\n"
+            "are given as their SHA-256 and length. All times and the session number are 1700000000000.\n"
+            "\n"
+            "Random bytes come from one stream: block i is SHA-256(\"" SEED
+            "\" ‖ u64 i), i from 0, and each draw takes\n"
+            "the next bytes. The draws are, in this order: the seeds of AK and DSK, DHK, and the seed of RAK "
+            "(32 bytes each) of alice, the\n"
+            "same of bob; bob's signed prekey: X25519 (32), d ‖ z of ML-KEM (64); his one-time pair 1001 in "
+            "the same way; alice's handshake:\n"
+            "EK (32), m of the encapsulation (32), her first ratchet key (32); for each envelope the ratchet "
+            "key (32) if it opens a chain\n"
+            "(the first one of alice is drawn already), the nonce of the header and the nonce of the message "
+            "(24 each).\n");
 }
 
 static void write_identity(const char *user, const struct identity *id)
@@ -208,7 +215,8 @@ static void write_handshake(const struct example *x)
 static void write_envelope(const struct example *x, const struct inner *in, uint8_t ck[32])
 {
     uint8_t plain[512], mk[32];
-    text("\nThe first envelope, a message with the id text \"" ID_TEXT "\", the text \"" TEXT "\", count 1 and flags 1:\n\n");
+    text("\nThe first envelope, a message with the id text \"" ID_TEXT "\", the text \"" TEXT
+         "\", count 1 and flags 1:\n\n");
     value("message id", in->id.b, MESSAGE_ID_LEN);
     value("CK", ck, 32);
     chain_step(&x->a->work, ck, mk);
@@ -231,7 +239,8 @@ static void write_first(struct example *x)
     memcpy(ck, x->a->send.ck, 32);
     assert_int_equal(ratchet_encrypt(x->a, &in, TEST_NOW, &x->rng, &x->envelope), 0);
     assert_int_equal(envelope_parse(x->envelope.data, x->envelope.len, &x->view), 0);
-    assert_int_equal(ratchet_respond(x->bob, device_of(x->alice), &x->view, &x->spk, &x->otk, TEST_NOW, &x->b), 0);
+    assert_int_equal(
+            ratchet_respond(x->bob, device_of(x->alice), &x->view, &x->spk, &x->otk, TEST_NOW, &x->b), 0);
     write_handshake(x);
     write_envelope(x, &in, ck);
 }
@@ -254,7 +263,8 @@ static void write_reply(struct example *x)
     assert_int_equal(ratchet_encrypt(x->b, &in, TEST_NOW, &x->rng, &x->reply), 0);
     assert_int_equal(envelope_parse(x->reply.data, x->reply.len, &view), 0);
     assert_int_equal(ratchet_decrypt(x->a, &view, TEST_NOW, &x->rng, &x->plaintext, &got), 0);
-    text("\nBob's reply, a receipt (\"delivered\") for that message with flags 2, count 0 and a message id of zeros:\n\n");
+    text("\nBob's reply, a receipt (\"delivered\") for that message with flags 2, count 0 and a message id "
+         "of zeros:\n\n");
     value("ratchet key", x->b->dhs_public, 32);
     value("RK'", x->b->rk, 32);
     value("com", view.com, COM_LEN);

@@ -21,7 +21,7 @@ struct account {
 struct draft {
     const char *name;
     uint64_t n;
-    const uint8_t *previous; /* NULL: zeros */
+    const uint8_t *previous;  /* NULL: zeros */
     uint32_t device, revoked; /* revoked 0: none */
 };
 
@@ -219,7 +219,8 @@ static void test_verify_refuses_other_bytes(void **state)
     for (size_t at = 0; at < entry.n; at++) {
         memcpy(bytes, entry.p, entry.n);
         bytes[at] ^= (uint8_t)(1 << at % 8);
-        assert_in_range(device_list_verify(bytes, entry.n, &list), IDENTITY_MALFORMED, IDENTITY_BAD_SIGNATURE);
+        assert_in_range(
+                device_list_verify(bytes, entry.n, &list), IDENTITY_MALFORMED, IDENTITY_BAD_SIGNATURE);
     }
     for (size_t n = 0; n < entry.n; n++)
         assert_int_equal(device_list_verify(entry.p, n, &list), IDENTITY_MALFORMED);
@@ -229,8 +230,8 @@ static void test_verify_refuses_other_bytes(void **state)
 /* S + L signs the same for a verifier that does not ask for S < L (RFC 8032, 8.4). */
 static void add_order(uint8_t s[32])
 {
-    static const uint8_t order[32] = {0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2, 0xde, 0xf9,
-            0xde, 0x14, [31] = 0x10};
+    static const uint8_t order[32] = {0xed, 0xd3, 0xf5, 0x5c, 0x1a, 0x63, 0x12, 0x58, 0xd6, 0x9c, 0xf7, 0xa2,
+            0xde, 0xf9, 0xde, 0x14, [31] = 0x10};
     unsigned carry = 0;
     for (size_t i = 0; i < 32; i++) {
         carry += (unsigned)s[i] + order[i];
@@ -309,11 +310,11 @@ static void chain3_init(struct chain3 *c)
     c->list[2] = verified(c->e[2]);
 }
 
-static int advance(const struct chain3 *c, int pinned, const struct span *entries, size_t n, struct device_list *list)
+static int advance(
+        const struct chain3 *c, int pinned, const struct span *entries, size_t n, struct device_list *list)
 {
     memset(list, 0, sizeof(*list));
-    return device_list_advance(
-            c->a.uid, c->list[pinned].n, c->list[pinned].hash, entries, n, list);
+    return device_list_advance(c->a.uid, c->list[pinned].n, c->list[pinned].hash, entries, n, list);
 }
 
 static void test_advance(void **state)

@@ -23,14 +23,18 @@ static const struct hkdf_vector rfc5869[] = {
         {"0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b", "000102030405060708090a0b0c", "f0f1f2f3f4f5f6f7f8f9",
                 "077709362c2e32df0ddc3f0dc47bba6390b6c73bb50f9c3122ec844ad7c2b3e5",
                 "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865"},
-        {"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f202122232425262728292a2b2c2d2e2f303132333435"
+        {"000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f202122232425262728292a2b2c2d2e2f303"
+         "132333435"
          "363738393a3b3c3d3e3f404142434445464748494a4b4c4d4e4f",
-                "606162636465666768696a6b6c6d6e6f707172737475767778797a7b7c7d7e7f808182838485868788898a8b8c8d8e8f9091929394"
+                "606162636465666768696a6b6c6d6e6f707172737475767778797a7b7c7d7e7f808182838485868788898a8b8c8d"
+                "8e8f9091929394"
                 "95969798999a9b9c9d9e9fa0a1a2a3a4a5a6a7a8a9aaabacadaeaf",
-                "b0b1b2b3b4b5b6b7b8b9babbbcbdbebfc0c1c2c3c4c5c6c7c8c9cacbcccdcecfd0d1d2d3d4d5d6d7d8d9dadbdcdddedfe0e1e2e3e4"
+                "b0b1b2b3b4b5b6b7b8b9babbbcbdbebfc0c1c2c3c4c5c6c7c8c9cacbcccdcecfd0d1d2d3d4d5d6d7d8d9dadbdcdd"
+                "dedfe0e1e2e3e4"
                 "e5e6e7e8e9eaebecedeeeff0f1f2f3f4f5f6f7f8f9fafbfcfdfeff",
                 "06a6b88c5853361a06104c9ceb35b45cef760014904671014a193f40c15fc244",
-                "b11e398dc80327a1c8e7f78c596a49344f012eda2d4efad8a050cc4c19afa97c59045a99cac7827271cb41c65e590e09da3275600c"
+                "b11e398dc80327a1c8e7f78c596a49344f012eda2d4efad8a050cc4c19afa97c59045a99cac7827271cb41c65e59"
+                "0e09da3275600c"
                 "2f09b8367793a9aca3db71cc30c58179ec3e87c14c01d5c1f3434f1d87"},
         {"0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b0b", "", "",
                 "19ef24a32c717b167f33a91d6f648bdf96596776afdb6377ac434c1c293ccb04",
@@ -136,9 +140,9 @@ static void test_padding(void **state)
     /* Beyond 4 KiB: multiples of 2^(E−S), E = ⌊log2 L⌋, S = ⌊log2 E⌋ + 1. */
     static const struct {
         size_t n, padded;
-    } table[] = {{0, 0}, {1, 256}, {255, 256}, {256, 256}, {257, 512}, {4095, 4096}, {4096, 4096}, {4097, 4352},
-            {8191, 8192}, {8192, 8192}, {8193, 8704}, {65535, 65536}, {65536, 65536}, {65537, 67584}, {66000, 67584},
-            {1048577, 1081344}};
+    } table[] = {{0, 0}, {1, 256}, {255, 256}, {256, 256}, {257, 512}, {4095, 4096}, {4096, 4096},
+            {4097, 4352}, {8191, 8192}, {8192, 8192}, {8193, 8704}, {65535, 65536}, {65536, 65536},
+            {65537, 67584}, {66000, 67584}, {1048577, 1081344}};
     (void)state;
     for (size_t i = 0; i < ARRAY_SIZE(table); i++)
         assert_int_equal(padded_length(table[i].n), table[i].padded);
@@ -151,7 +155,8 @@ static void test_padding(void **state)
 
 static struct inner sample(const uint8_t *body, size_t n)
 {
-    struct inner in = {.type = INNER_NOTICE, .flags = INNER_TEXT | INNER_UNCOUNTED, .count = 5, .time_ms = 6, .seq = 7};
+    struct inner in = {
+            .type = INNER_NOTICE, .flags = INNER_TEXT | INNER_UNCOUNTED, .count = 5, .time_ms = 6, .seq = 7};
     in.seen = 8;
     in.own.n = 9;
     in.peer.n = 10;

@@ -16,7 +16,8 @@ static bool is_prefix(const struct label_text *a, const struct label_text *b)
     return a->n <= b->n && memcmp(a->text, b->text, a->n) == 0;
 }
 
-/* With its zero byte no label is the beginning of another, so that no two inputs can be taken for each other. */
+/* With its zero byte no label is the beginning of another, so that no two inputs can be taken for each other.
+ */
 static void test_none_begins_another(void **state)
 {
     (void)state;

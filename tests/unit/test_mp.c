@@ -359,6 +359,23 @@ static void json_that_is_refused(void **state)
     }
 }
 
+static void json_numbers_have_a_longest(void **state)
+{
+    char number[70];
+    (void)state;
+
+    for (size_t n = 64; n <= 65; n++) {
+        memset(number, '0', sizeof(number));
+        number[1] = '.';
+        number[n - 1] = '5';
+        number[n] = '\0';
+        if (n == 64)
+            assert_non_null(round_trip(number));
+        else
+            assert_null(round_trip(number));
+    }
+}
+
 static void json_bytes_are_bytes(void **state)
 {
     static const char json[] = "{\"base64\":\"AP8=\"}";
@@ -489,6 +506,7 @@ int main(void)
             cmocka_unit_test(a_map_of_unknown_size),
             cmocka_unit_test(json_round_trips),
             cmocka_unit_test(json_that_is_refused),
+            cmocka_unit_test(json_numbers_have_a_longest),
             cmocka_unit_test(json_bytes_are_bytes),
             cmocka_unit_test(json_of_odd_strings),
             cmocka_unit_test(json_ends_where_the_buffer_does),

@@ -79,13 +79,26 @@ static void send(struct pair *p, struct ratchet *from, struct ratchet *to)
     buf_done(&e);
 }
 
+static void assert_wiped(const struct ratchet *r)
+{
+    assert_true(sodium_is_zero((const uint8_t *)&r->work, sizeof(r->work)));
+    assert_true(sodium_is_zero((const uint8_t *)&r->send_step, sizeof(r->send_step)));
+    assert_true(sodium_is_zero((const uint8_t *)&r->receive_step, sizeof(r->receive_step)));
+}
+
 static void test_fields_arrive(void **state)
 {
     struct pair *p = *state;
     struct buf e = new_envelope(), plain;
     struct envelope_view view;
     static uint8_t body[INNER_MAX_BODY];
-    struct inner in = {.type = INNER_RECEIPT, .flags = INNER_UNCOUNTED, .count = 77, .time_ms = 88, .seq = 1, .seen = 1}, got;
+    struct inner in = {.type = INNER_RECEIPT,
+                         .flags = INNER_UNCOUNTED,
+                         .count = 77,
+                         .time_ms = 88,
+                         .seq = 1,
+                         .seen = 1},
+                 got;
     in.own.n = 3;
     in.peer.n = 4;
     in.own.hash[5] = 6;
@@ -121,7 +134,7 @@ static void test_longest_envelope(void **state)
 {
     static uint8_t body[INNER_MAX_BODY];
     size_t longest = 2 + 2 + 4 + 8 + 32 + 4 + 4 + MLKEM_CT_LEN + 4 + RELAY_MAX_ENTRY + ROUTE_TAG_LEN + 2 +
-            SEALED_HEADER_LEN(MLKEM_PK_LEN) + NONCE_LEN + COM_LEN + 67584 + TAG_LEN;
+                     SEALED_HEADER_LEN(MLKEM_PK_LEN) + NONCE_LEN + COM_LEN + 67584 + TAG_LEN;
     struct pair *p = *state;
     struct buf e = new_envelope();
     struct inner in = {.type = INNER_MESSAGE, .body = {body, sizeof(body)}};
@@ -152,7 +165,8 @@ static void check_every_byte(struct pair *p, struct ratchet *from, struct ratche
     buf_done(&before);
 }
 
-/* Each byte changed in turn: in a first message, a later one of a chain, one that opens a chain, one with an offer or answer. */
+/* Each byte changed in turn: in a first message, a later one of a chain, one that opens a chain, one with an
+ * offer or answer. */
 static void test_every_byte_counts(void **state)
 {
     struct pair *p = *state;
@@ -185,7 +199,8 @@ static void test_every_byte_of_a_skipped_message(void **state)
     buf_done(&before);
 }
 
-/* Nothing of the plaintext stays in the caller's buffer, and nothing is returned, unless all of it was right. */
+/* Nothing of the plaintext stays in the caller's buffer, and nothing is returned, unless all of it was right.
+ */
 static void test_failure_leaves_nothing(void **state)
 {
     struct pair *p = *state;
@@ -218,6 +233,7 @@ static void test_encrypt_without_room(void **state)
     assert_int_equal(ratchet_encrypt(p->b, &in, p->now, &p->rng, &e), -EMSGSIZE);
     assert_int_equal(e.len, 0);
     assert_record(p->b, &before);
+    assert_wiped(p->b);
     buf_done(&before);
     before = record_of(p->a);
     buf_reset(&e);
@@ -231,13 +247,6 @@ static void test_encrypt_without_room(void **state)
 static bool contains(const struct buf *record, const uint8_t *secret, size_t n)
 {
     return memmem(record->data, record->len, secret, n) != NULL;
-}
-
-static void assert_wiped(const struct ratchet *r)
-{
-    assert_true(sodium_is_zero((const uint8_t *)&r->work, sizeof(r->work)));
-    assert_true(sodium_is_zero((const uint8_t *)&r->send_step, sizeof(r->send_step)));
-    assert_true(sodium_is_zero((const uint8_t *)&r->receive_step, sizeof(r->receive_step)));
 }
 
 /* After a message nothing is left that would decrypt it again, on either side, in memory or on record. */
@@ -277,7 +286,8 @@ static void test_failed_skip_leaves_nothing(void **state)
     assert_int_equal(open_envelope(p, p->b, &e), RATCHET_FAILED);
     assert_int_equal(p->b->skipped.count, 0);
     assert_non_null(p->b->skipped.key);
-    assert_true(sodium_is_zero((const uint8_t *)p->b->skipped.key, p->b->skipped.cap * sizeof(struct skipped_key)));
+    assert_true(sodium_is_zero(
+            (const uint8_t *)p->b->skipped.key, p->b->skipped.cap * sizeof(struct skipped_key)));
     assert_wiped(p->b);
     buf_done(&e);
 }

@@ -10,7 +10,8 @@
 #include <sodium.h>
 
 /*
- * A peer that holds the session's keys and breaks the rules: envelopes with headers and plaintexts of its own making.
+ * A peer that holds the session's keys and breaks the rules: envelopes with headers and plaintexts of its own
+ * making.
  */
 #include "inner.h"
 #include "parties.h"
@@ -130,7 +131,8 @@ static void honest_plaintext(uint8_t ret_plain[256])
     inner_encode(&in, ret_plain);
 }
 
-static void assert_forgery(struct pair *p, struct ratchet *from, struct ratchet *to, const struct header *h, bool ok)
+static void assert_forgery(
+        struct pair *p, struct ratchet *from, struct ratchet *to, const struct header *h, bool ok)
 {
     uint8_t plain[256];
     struct buf e;
@@ -176,6 +178,26 @@ static void test_plaintext_rules(void **state)
     buf_done(&e);
 }
 
+/* A peer cannot have seen what was not sent. */
+static void test_seen_is_capped(void **state)
+{
+    struct pair *p = *state;
+    struct header h;
+    uint8_t plain[256];
+    struct buf e;
+    honest_plaintext(plain);
+    memset(plain + 42, 0xff, 8);
+    send(p, p->b, p->a);
+    assert_int_equal(ratchet_seen_by_peer(p->b), 0);
+    assert_int_equal(sending_prepare(p->a, p->now, &p->rng), 0);
+    sending_adopt(p->a, p->now);
+    h = honest_header(p->a);
+    e = forge(p->a, &h, plain, sizeof(plain));
+    assert_int_equal(open_envelope(p, p->b, &e), 0);
+    assert_int_equal(ratchet_seen_by_peer(p->b), 1);
+    buf_done(&e);
+}
+
 /* The type of the header, of AD and of the plaintext agree. */
 static void test_type_agrees(void **state)
 {
@@ -186,6 +208,24 @@ static void test_type_agrees(void **state)
         if (type != INNER_MESSAGE)
             assert_forgery(p, p->a, p->b, &h, false);
     }
+}
+
+/* Flags and length of a header say the same. */
+static void test_flags(void **state)
+{
+    struct pair *p = *state;
+    struct header h = honest_header(p->a);
+    h.kem = (enum kem_kind)3;
+    assert_forgery(p, p->a, p->b, &h, false);
+    h.kem = (enum kem_kind)4;
+    assert_forgery(p, p->a, p->b, &h, false);
+    h.kem = KEM_OFFER;
+    assert_forgery(p, p->a, p->b, &h, false);
+    h.kem = KEM_NONE;
+    h.field = (struct span){p->alice.spk.mlkem_public, MLKEM_PK_LEN};
+    assert_forgery(p, p->a, p->b, &h, false);
+    h.kem = KEM_ANSWER;
+    assert_forgery(p, p->a, p->b, &h, false);
 }
 
 static void test_index_jump(void **state)
@@ -415,7 +455,8 @@ static void test_offer_answered_by_offer(void **state)
     assert_next_refused(p);
 }
 
-/* A chain that opens before anything of ours went out since the last one did: our key is gone, and zeros are none. */
+/* A chain that opens before anything of ours went out since the last one did: our key is gone, and zeros are
+ * none. */
 static void test_two_chains_in_a_row(void **state)
 {
     static const uint8_t nobody[KEY_LEN];
@@ -434,7 +475,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
             cmocka_unit_test_setup_teardown(test_honest_forgery, setup, teardown),
             cmocka_unit_test_setup_teardown(test_plaintext_rules, setup, teardown),
+            cmocka_unit_test_setup_teardown(test_seen_is_capped, setup, teardown),
             cmocka_unit_test_setup_teardown(test_type_agrees, setup, teardown),
+            cmocka_unit_test_setup_teardown(test_flags, setup, teardown),
             cmocka_unit_test_setup_teardown(test_index_jump, setup, teardown),
             cmocka_unit_test_setup_teardown(test_largest_index_jump, setup, teardown),
             cmocka_unit_test_setup_teardown(test_jump_across_chains, setup, teardown),

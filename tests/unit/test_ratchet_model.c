@@ -1,7 +1,7 @@
 /*
- * Two sessions against a model: random sending, delivering, losing, repeating, reordering, spoiling, saving and loading, from one seed
- * a run. What the network did not lose is decrypted exactly once, whatever came before it; nothing else is.
- * E2EED_SEED and E2EED_STEPS choose other runs.
+ * Two sessions against a model: random sending, delivering, losing, repeating, reordering, spoiling, saving
+ * and loading, from one seed a run. What the network did not lose is decrypted exactly once, whatever came
+ * before it; nothing else is. E2EED_SEED and E2EED_STEPS choose other runs.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -249,8 +249,10 @@ static void run(const char *seed, long steps, uint32_t burst)
     for (long i = 0; i < steps; i++)
         step(w, burst);
     drain(w);
-    print_message("%s: %u delivered (%u out of order), %u lost, %u refused, %u chains, %u offers, %u answers, %u loads\n",
-            seed, w->delivered, w->reordered, w->lost, w->refused, w->chains, w->offers, w->answers, w->loads);
+    print_message("%s: %u delivered (%u out of order), %u lost, %u refused, %u chains, %u offers, %u "
+                  "answers, %u loads\n",
+            seed, w->delivered, w->reordered, w->lost, w->refused, w->chains, w->offers, w->answers,
+            w->loads);
     assert_true(w->delivered > steps / 8 && w->reordered > 0 && w->refused > 0 && w->loads > 0);
     assert_true(w->chains > 10 && w->offers > 2 && w->answers + 2 >= w->offers && w->answers <= w->offers);
     world_done(w);

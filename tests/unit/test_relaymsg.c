@@ -238,6 +238,15 @@ static void account_is_bounded(void **state)
     m.entries = RELAY_MAX_ENTRIES + 1;
     relay_put_account(&b, 2, &m);
     assert_int_equal(buf_status(&b), -EMSGSIZE);
+    /* One entry too many, and all of them there. */
+    buf_reset(&b);
+    buf_u8(&b, 1);
+    buf_lp(&b, "bob", 3);
+    buf_zero(&b, UID_LEN);
+    buf_u16(&b, RELAY_MAX_ENTRIES + 1);
+    buf_zero(&b, 4 * (RELAY_MAX_ENTRIES + 1));
+    cursor_init(&c, b.data, b.len);
+    assert_int_equal(relay_get_account(&c, &got), WIRE_MALFORMED);
 }
 
 static void bundle(void **state)
@@ -393,6 +402,12 @@ static void put_prekeys(void **state)
     m.count = RELAY_MAX_PREKEYS + 1;
     relay_put_prekeys(&b, 5, &m);
     assert_int_equal(buf_status(&b), -EMSGSIZE);
+    buf_reset(&b);
+    buf_zero(&b, 4 + 1);
+    buf_u16(&b, RELAY_MAX_PREKEYS + 1);
+    buf_zero(&b, 4 * (RELAY_MAX_PREKEYS + 1));
+    cursor_init(&c, b.data, b.len);
+    assert_int_equal(relay_get_prekeys(&c, &got), WIRE_MALFORMED);
 }
 
 static void lookup(void **state)

@@ -19,8 +19,8 @@ static struct chain_id id_of(uint8_t n)
 }
 
 /* Adds keys of chain `current` (which may be there) and of a new chain `next`; indices count from `from`. */
-static bool add(struct skipped *s, uint8_t current, uint32_t of_current, uint8_t next, uint32_t of_next, uint32_t from,
-        uint64_t now)
+static bool add(struct skipped *s, uint8_t current, uint32_t of_current, uint8_t next, uint32_t of_next,
+        uint32_t from, uint64_t now)
 {
     struct chain_id a = id_of(current), b = id_of(next);
     struct skipped_batch batch = {&a, &b, of_current, of_next};

@@ -211,7 +211,8 @@ static void reports_round_trip_times(void **state)
     assert_int_equal(f->rtt_us, 12345);
 }
 
-/* The child has three standard descriptors and its socket, whatever we have open, and no environment of ours. */
+/* The child has three standard descriptors and its socket, whatever we have open, and no environment of ours.
+ */
 static void child_inherits_nothing(void **state)
 {
     struct fixture *f = *state;
@@ -344,8 +345,8 @@ static void stops_without_url(void **state)
 static void refuses_bad_urls(void **state)
 {
     struct fixture *f = *state;
-    static const char *const bad[] = {"", "x", "://h", "-a://h", "A://h", "a/b://h", "../../x://h", "a:/h",
-            "aaaaaaaaaaaaaaaaa://h"};
+    static const char *const bad[] = {
+            "", "x", "://h", "-a://h", "A://h", "a/b://h", "../../x://h", "a:/h", "aaaaaaaaaaaaaaaaa://h"};
     char longest[TRANSPORT_MAX_URL + 2];
     for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
         assert_int_equal(transport_set_url(f->t, bad[i], NULL), TRANSPORT_BAD_URL);

@@ -128,7 +128,8 @@ static bool open_aead(struct json test, const uint8_t *nonce, uint8_t *got, size
     assert_int_equal(tag_len, 16);
     memcpy(sealed, ct, ct_len);
     memcpy(sealed + ct_len, tag, 16);
-    ok = crypto_aead_xchacha20poly1305_ietf_decrypt(got, NULL, NULL, sealed, ct_len + 16, ad, ad_len, nonce, key) == 0;
+    ok = crypto_aead_xchacha20poly1305_ietf_decrypt(
+                 got, NULL, NULL, sealed, ct_len + 16, ad, ad_len, nonce, key) == 0;
     *ret_n = ct_len;
     free(ad);
     free(ct);
@@ -185,10 +186,11 @@ static void test_ed25519(void **state)
 static bool must_fail(struct json test)
 {
     return json_has(test, "flags", "low_order_A") || json_has(test, "flags", "low_order_R") ||
-            json_has(test, "flags", "non_canonical_A");
+           json_has(test, "flags", "non_canonical_A");
 }
 
-/* Where implementations of RFC 8032 differ: small order and encodings that are not canonical are refused here. */
+/* Where implementations of RFC 8032 differ: small order and encodings that are not canonical are refused
+ * here. */
 static void test_ed25519_corners(void **state)
 {
     struct json_vectors v = open_or_skip("cctv_ed25519.json");
@@ -204,7 +206,8 @@ static void test_ed25519_corners(void **state)
         if (must_fail(v.test)) {
             assert_false(ok);
             refused++;
-        } else if (!json_has(v.test, "flags", "low_order_residue") && !json_has(v.test, "flags", "non_canonical_R")) {
+        } else if (!json_has(v.test, "flags", "low_order_residue") &&
+                   !json_has(v.test, "flags", "non_canonical_R")) {
             assert_true(ok);
             accepted++;
         }

@@ -16,7 +16,8 @@
 
 #define CLOCK_SKEW_MS (10 * MINUTE_MS)
 
-static bool verify(const char *label, size_t label_size, struct span body, const uint8_t *signature, const uint8_t key[32])
+static bool verify(const char *label, size_t label_size, struct span body, const uint8_t *signature,
+        const uint8_t key[32])
 {
     CLEANUP_BUF struct buf b = {.max = RELAY_MAX_MESSAGE};
 
@@ -98,7 +99,8 @@ static bool auth_signed(const struct conn *c, const struct relay_auth *m)
 }
 
 /* 0, or the error that ends the attempt; its text is in text. */
-static enum relay_error check(const struct conn *c, const struct relay_auth *m, char text[RELAY_MAX_ERROR_TEXT])
+static enum relay_error check(
+        const struct conn *c, const struct relay_auth *m, char text[RELAY_MAX_ERROR_TEXT])
 {
     uint64_t now = c->hub->clock.now_ms();
 
@@ -115,7 +117,8 @@ static enum relay_error check(const struct conn *c, const struct relay_auth *m, 
         return RELAY_ERR_AUTH_FAILED;
     }
     if (!within_skew(now, m->time_ms)) {
-        (void)snprintf(text, RELAY_MAX_ERROR_TEXT, "the clocks differ by more than ten minutes; the relay's time is %llu",
+        (void)snprintf(text, RELAY_MAX_ERROR_TEXT,
+                "the clocks differ by more than ten minutes; the relay's time is %llu",
                 (unsigned long long)now);
         return RELAY_ERR_CLOCK_SKEW;
     }
@@ -169,7 +172,6 @@ static void become_ready(struct conn *c, uint32_t ref, const struct store_open_d
 
 struct auth_req {
     struct store_open_device open;
-    uint32_t ref;
     uint8_t rak[32];
 };
 
@@ -182,17 +184,17 @@ static void on_opened(struct store_req *req, void *ctx)
         goto done;
     c->state = CONN_NEW;
     if (req->result == STORE_NOENT && !a->open.ret_known_account)
-        conn_error(c, a->ref, RELAY_ERR_UNKNOWN_ACCOUNT, 0, "this account is not registered here");
+        conn_error(c, req->ref, RELAY_ERR_UNKNOWN_ACCOUNT, 0, "this account is not registered here");
     else if (req->result == STORE_NOENT)
-        conn_fail(c, a->ref, RELAY_ERR_AUTH_FAILED, 0, "this device is not in the account's device list");
+        conn_fail(c, req->ref, RELAY_ERR_AUTH_FAILED, 0, "this device is not in the account's device list");
     else if (req->result != STORE_OK)
-        conn_store_failed(c, a->ref, req->result);
+        conn_store_failed(c, req->ref, req->result);
     else if (sodium_memcmp(a->rak, a->open.ret_rak, sizeof(a->rak)) != 0)
-        conn_fail(c, a->ref, RELAY_ERR_AUTH_FAILED, 0, "not the key of this device in its device list");
+        conn_fail(c, req->ref, RELAY_ERR_AUTH_FAILED, 0, "not the key of this device in its device list");
     else
-        become_ready(c, a->ref, &a->open);
+        become_ready(c, req->ref, &a->open);
 done:
-    conn_complete(c, 0);
+    conn_complete(c, req);
     store_req_free(req);
 }
 
@@ -223,7 +225,7 @@ void auth_message(struct conn *c, uint32_t ref, struct cursor *fields)
         return;
     }
     a->open.who = m.who;
-    a->ref = ref;
+    a->open.req.ref = ref;
     memcpy(a->rak, m.rak, sizeof(a->rak));
     c->state = CONN_WAITING;
     conn_submit(c, &a->open.req, 0);

@@ -315,7 +315,8 @@ void conn_queue_delivery(struct conn *c)
         queue(c, &c->deliver, true);
 }
 
-void conn_error(struct conn *c, uint32_t ref, enum relay_error code, uint32_t retry_after_ms, const char *text)
+void conn_error(
+        struct conn *c, uint32_t ref, enum relay_error code, uint32_t retry_after_ms, const char *text)
 {
     struct buf b;
 
@@ -334,8 +335,8 @@ void conn_close(struct conn *c, uint16_t close_code)
     wake(c);
 }
 
-static void fail(struct conn *c, uint32_t ref, enum relay_error code, uint32_t retry_after_ms, uint16_t close_code,
-        const char *text)
+static void fail(struct conn *c, uint32_t ref, enum relay_error code, uint32_t retry_after_ms,
+        uint16_t close_code, const char *text)
 {
     if (c->state == CONN_CLOSING)
         return;
@@ -356,6 +357,7 @@ void conn_violation(struct conn *c, uint16_t close_code, const char *text)
 void conn_submit(struct conn *c, struct store_req *req, size_t bytes)
 {
     conn_ref(c);
+    req->cost = bytes;
     c->inflight++;
     c->inflight_bytes += bytes;
     c->hub->inflight_bytes += bytes;
@@ -377,13 +379,13 @@ static void resume_paused(struct hub *h)
     }
 }
 
-void conn_complete(struct conn *c, size_t bytes)
+void conn_complete(struct conn *c, const struct store_req *req)
 {
     bool could_read = conn_wants_read(c);
 
     c->inflight--;
-    c->inflight_bytes -= bytes;
-    c->hub->inflight_bytes -= bytes;
+    c->inflight_bytes -= req->cost;
+    c->hub->inflight_bytes -= req->cost;
     resume_paused(c->hub);
     if (!could_read && conn_wants_read(c))
         wake(c);
@@ -501,8 +503,9 @@ bool conn_pull(struct conn *c, struct buf *ret_message)
 
 bool conn_wants_read(const struct conn *c)
 {
-    return c->state != CONN_CLOSING && c->state != CONN_WAITING && !c->paused && !c->hub->draining && c->inflight < CONN_MAX_INFLIGHT &&
-           c->inflight_bytes < CONN_MAX_INFLIGHT_BYTES && c->reply_bytes < CONN_MAX_REPLY_BYTES;
+    return c->state != CONN_CLOSING && c->state != CONN_WAITING && !c->paused && !c->hub->draining &&
+           c->inflight < CONN_MAX_INFLIGHT && c->inflight_bytes < CONN_MAX_INFLIGHT_BYTES &&
+           c->reply_bytes < CONN_MAX_REPLY_BYTES;
 }
 
 bool conn_closing(const struct conn *c)

@@ -1,8 +1,10 @@
 /*
- * The relay's side of docs/PROTOCOL.md section 8, without any socket: relay messages go in, relay messages come out.
+ * The relay's side of docs/PROTOCOL.md section 8, without any socket: relay messages go in, relay messages
+ * come out.
  *
- * Whoever owns a socket makes a connection for it, feeds it whole messages, and after each call to wake() takes what is
- * to be written with conn_pull() until that says no, and looks at conn_wants_read() and conn_finished().
+ * Whoever owns a socket makes a connection for it, feeds it whole messages, and after each call to wake()
+ * takes what is to be written with conn_pull() until that says no, and looks at conn_wants_read() and
+ * conn_finished().
  */
 #ifndef E2EE_RELAY_CONN_H
 #define E2EE_RELAY_CONN_H
@@ -40,7 +42,7 @@ void hub_default_limits(struct limit limit[HUB_LIMITS]);
 void directory_token_hash(const void *token, size_t n, uint8_t ret_hash[TOKEN_HASH_LEN]);
 
 struct hub_clock {
-    uint64_t (*now_ms)(void);  /* wall clock */
+    uint64_t (*now_ms)(void); /* wall clock */
     uint64_t (*mono_ms)(void);
 };
 
@@ -68,8 +70,8 @@ struct conn_info {
 #define HUB_MAX_INFLIGHT_BYTES (64u * 1024 * 1024) /* of all connections */
 
 /*
- * The challenge is queued at once. wake(io) may be called from inside any call on any connection or from the store's
- * completions; it must not call back into the connection. NULL without memory.
+ * The challenge is queued at once. wake(io) may be called from inside any call on any connection or from the
+ * store's completions; it must not call back into the connection. NULL without memory.
  */
 struct conn *conn_new(struct hub *h, const struct conn_info *info, void (*wake)(void *io), void *io);
 /* The socket is gone. The connection must not be used afterwards. Accepts NULL. */

@@ -1,6 +1,6 @@
 /*
- * What all connections share, and the parts of one connection. Private to conn.c, auth.c, directory.c, mailbox.c and
- * presence.c; outside code uses conn.h. Everything here runs in the event loop's thread.
+ * What all connections share, and the parts of one connection. Private to conn.c, auth.c, directory.c,
+ * mailbox.c and presence.c; outside code uses conn.h. Everything here runs in the event loop's thread.
  */
 #ifndef E2EE_RELAY_HUB_H
 #define E2EE_RELAY_HUB_H
@@ -95,17 +95,21 @@ struct conn {
 };
 
 /* conn.c */
-void conn_send(struct conn *c, struct buf *message); /* takes the contents; a failed buffer ends the connection */
-void conn_queue_delivery(struct conn *c);            /* moves the batch, if there is one, to the queue */
-void conn_error(struct conn *c, uint32_t ref, enum relay_error code, uint32_t retry_after_ms, const char *text);
+void conn_send(
+        struct conn *c, struct buf *message); /* takes the contents; a failed buffer ends the connection */
+void conn_queue_delivery(struct conn *c);     /* moves the batch, if there is one, to the queue */
+void conn_error(
+        struct conn *c, uint32_t ref, enum relay_error code, uint32_t retry_after_ms, const char *text);
 /* An error after which nothing more is read; the connection closes when it is out. */
-void conn_fail(struct conn *c, uint32_t ref, enum relay_error code, uint32_t retry_after_ms, const char *text);
+void conn_fail(
+        struct conn *c, uint32_t ref, enum relay_error code, uint32_t retry_after_ms, const char *text);
 void conn_close(struct conn *c, uint16_t close_code);
 void conn_ref(struct conn *c);
 void conn_unref(struct conn *c);
-/* A request of this connection goes to the store, and has come back (its reference is dropped last of all). */
+/* A request of this connection goes to the store, and has come back (its reference is dropped last of all).
+ */
 void conn_submit(struct conn *c, struct store_req *req, size_t bytes);
-void conn_complete(struct conn *c, size_t bytes);
+void conn_complete(struct conn *c, const struct store_req *req);
 static inline bool conn_alive(const struct conn *c)
 {
     return c->io && c->state != CONN_CLOSING;
@@ -144,7 +148,7 @@ void mailbox_retry_acks(struct hub *h);
 
 /* presence.c */
 void presence_watch(struct conn *c, uint32_t ref, struct cursor *fields);
-void presence_changed(struct device *d);      /* it connected or left */
+void presence_changed(struct device *d);           /* it connected or left */
 bool presence_next(struct conn *c, struct buf *b); /* writes a PRESENCE of what changed, if anything did */
 void presence_close(struct conn *c);
 

@@ -1,11 +1,11 @@
 /*
  * Envelopes: SUBMIT, DELIVER, ACK, QUERY.
  *
- * A connected device is either `live` (it has been sent everything that the store has for it), and gets new envelopes
- * while the store writes them; or it is fed from the store, oldest first, as its window allows, and what is new waits
- * behind. It turns live when a FETCH has reached the end and nothing for it is on its way to the store (device.inflight)
- * or has arrived there since. It stops being live with the first envelope that does not fit into its window. So the
- * envelopes of one sender reach it in the order of their submission.
+ * A connected device is either `live` (it has been sent everything that the store has for it), and gets new
+ * envelopes while the store writes them; or it is fed from the store, oldest first, as its window allows, and
+ * what is new waits behind. It turns live when a FETCH has reached the end and nothing for it is on its way
+ * to the store (device.inflight) or has arrived there since. It stops being live with the first envelope that
+ * does not fit into its window. So the envelopes of one sender reach it in the order of their submission.
  */
 #include <string.h>
 
@@ -61,7 +61,8 @@ void mailbox_close(struct conn *c)
     hub_release_device(c->hub, d);
 }
 
-/* Into the batch that is being filled, and into the window. false: without memory; the connection is being closed. */
+/* Into the batch that is being filled, and into the window. false: without memory; the connection is being
+ * closed. */
 static bool deliver(struct conn *c, const struct window_entry *e, uint64_t time_ms, struct span body)
 {
     const struct relay_deliver_item item = {.id = e->id, .time_ms = time_ms, .body = body};
@@ -79,7 +80,8 @@ static bool deliver(struct conn *c, const struct window_entry *e, uint64_t time_
     if (was_empty)
         relay_begin(&c->deliver, RELAY_DELIVER, 0);
     relay_add_deliver(&c->deliver, &item);
-    if (c->deliver.len >= RELAY_BATCH_FILL || c->deliver.error || relay_batch_count(&c->deliver) == RELAY_MAX_BATCH)
+    if (c->deliver.len >= RELAY_BATCH_FILL || c->deliver.error ||
+            relay_batch_count(&c->deliver) == RELAY_MAX_BATCH)
         conn_queue_delivery(c);
     else if (was_empty)
         c->wake(c->io);
@@ -121,7 +123,7 @@ static void on_fetched(struct store_req *req, void *ctx)
     check_drained(c);
     pump(c);
 done:
-    conn_complete(c, 0);
+    conn_complete(c, req);
     store_req_free(req);
 }
 
@@ -170,10 +172,11 @@ static void answer_submit(struct conn *c, const struct store_submit_req *r)
     struct buf b;
 
     buf_init(&b, RELAY_MAX_MESSAGE);
-    relay_begin(&b, RELAY_SUBMITTED, r->ref);
+    relay_begin(&b, RELAY_SUBMITTED, r->req.ref);
     for (uint16_t i = 0; i < r->count; i++) {
-        const struct relay_submitted_item item = {
-                .id = r->item[i].id, .status = r->item[i].status, .retry_after_ms = r->item[i].retry_after_ms};
+        const struct relay_submitted_item item = {.id = r->item[i].id,
+                .status = r->item[i].status,
+                .retry_after_ms = r->item[i].retry_after_ms};
 
         relay_add_submitted(&b, &item);
     }
@@ -232,7 +235,7 @@ static void on_submitted(struct store_req *req, void *ctx)
     }
     if (conn_alive(c))
         answer_submit(c, r);
-    conn_complete(c, r->cost);
+    conn_complete(c, req);
     store_req_free(req);
 }
 
@@ -288,7 +291,8 @@ static void submit_durable(struct hub *h, struct store_envelope *e, uint64_t now
     }
 }
 
-static uint32_t submit_limit(struct conn *c, struct bucket *count, struct bucket *bytes, size_t n, uint64_t mono_ms)
+static uint32_t submit_limit(
+        struct conn *c, struct bucket *count, struct bucket *bytes, size_t n, uint64_t mono_ms)
 {
     const struct limit *limit = c->hub->options.limit;
     uint32_t wait = bucket_take(count, &limit[LIMIT_SUBMIT], 1, mono_ms);
@@ -319,7 +323,8 @@ static void submit_all(struct conn *c, struct store_submit_req *r, const uint8_t
 }
 
 /* The message's bytes are copied once, behind the items; the bodies point into the copy. */
-static struct store_submit_req *parse_submit(const struct cursor *fields, uint16_t count, uint8_t *ret_ephemeral)
+static struct store_submit_req *parse_submit(
+        const struct cursor *fields, uint16_t count, uint8_t *ret_ephemeral)
 {
     size_t items = count * sizeof(struct store_envelope), n = fields->left;
     struct store_submit_req *r = store_req_new(STORE_OP_SUBMIT, sizeof(*r) + items + n, on_submitted, NULL);
@@ -329,7 +334,6 @@ static struct store_submit_req *parse_submit(const struct cursor *fields, uint16
         return NULL;
     r->item = (struct store_envelope *)(r + 1);
     r->count = count;
-    r->cost = sizeof(*r) + items + n;
     memcpy((uint8_t *)r->item + items, fields->p, n);
     cursor_init(&c, (uint8_t *)r->item + items, n);
     for (uint16_t i = 0; i < count; i++) {
@@ -361,19 +365,22 @@ void mailbox_submit(struct conn *c, uint32_t ref, struct cursor *fields)
 {
     uint8_t ephemeral[RELAY_MAX_BATCH];
     struct store_submit_req *r = NULL;
+    size_t cost = sizeof(*r) + fields->left;
     uint64_t latest;
     uint16_t count;
 
     if (relay_read_count(fields, 1, RELAY_MAX_BATCH, &count) == WIRE_OK)
         r = parse_submit(fields, count, ephemeral);
     if (!r) {
-        conn_fail(c, ref, RELAY_ERR_BAD_MESSAGE, 0, "malformed SUBMIT: 1 to 1024 envelopes with bodies up to 98304 bytes");
+        conn_fail(c, ref, RELAY_ERR_BAD_MESSAGE, 0,
+                "malformed SUBMIT: 1 to 1024 envelopes with bodies up to 98304 bytes");
         return;
     }
     r->req.ctx = c;
-    r->ref = ref;
+    r->req.ref = ref;
     r->time_ms = c->hub->clock.now_ms();
     latest = r->time_ms + RELAY_MAX_TTL_MS;
+    cost += count * sizeof(r->item[0]);
     for (uint16_t i = 0; i < count; i++) {
         if (r->item[i].expires_ms > latest)
             r->item[i].expires_ms = latest;
@@ -382,7 +389,7 @@ void mailbox_submit(struct conn *c, uint32_t ref, struct cursor *fields)
     conn_ref(c);
     submit_all(c, r, ephemeral);
     if (any_for_store(r)) {
-        conn_submit(c, &r->req, r->cost);
+        conn_submit(c, &r->req, cost);
     } else {
         if (conn_alive(c))
             answer_submit(c, r);
@@ -400,14 +407,14 @@ static void on_acked(struct store_req *req, void *ctx)
 
     if (req->result != STORE_OK && conn_alive(c)) {
         conn_ref(c);
-        conn_complete(c, 0);
+        conn_complete(c, req);
         req->next = c->hub->ack_retry;
         c->hub->ack_retry = req;
         return;
     }
     c->barrier_unacked -= r->barrier;
     check_drained(c);
-    conn_complete(c, 0);
+    conn_complete(c, req);
     store_req_free(req);
 }
 
@@ -434,7 +441,8 @@ void mailbox_ack(struct conn *c, uint32_t ref, struct cursor *fields)
     struct store_ack *r = NULL;
     uint16_t n;
 
-    if (relay_read_count(fields, 1, RELAY_MAX_BATCH, &n) != WIRE_OK || fields->left != (size_t)n * ENVELOPE_ID_LEN) {
+    if (relay_read_count(fields, 1, RELAY_MAX_BATCH, &n) != WIRE_OK ||
+            fields->left != (size_t)n * ENVELOPE_ID_LEN) {
         conn_fail(c, ref, RELAY_ERR_BAD_MESSAGE, 0, "malformed ACK: 1 to 1024 envelope ids");
         return;
     }
@@ -471,11 +479,11 @@ static void on_queried(struct store_req *req, void *ctx)
     if (!conn_alive(c))
         goto done;
     if (req->result != STORE_OK) {
-        conn_store_failed(c, r->ref, req->result);
+        conn_store_failed(c, req->ref, req->result);
         goto done;
     }
     buf_init(&b, RELAY_MAX_MESSAGE);
-    relay_begin(&b, RELAY_STATES, r->ref);
+    relay_begin(&b, RELAY_STATES, r->req.ref);
     for (uint16_t i = 0; i < r->count; i++) {
         const struct relay_state_item item = {.id = r->item[i].what.id, .state = r->item[i].ret_state};
 
@@ -483,7 +491,7 @@ static void on_queried(struct store_req *req, void *ctx)
     }
     conn_send(c, &b);
 done:
-    conn_complete(c, 0);
+    conn_complete(c, req);
     store_req_free(req);
 }
 
@@ -501,7 +509,7 @@ void mailbox_query(struct conn *c, uint32_t ref, struct cursor *fields)
         conn_close(c, 1011);
         return;
     }
-    r->ref = ref;
+    r->req.ref = ref;
     r->count = n;
     for (uint16_t i = 0; i < n; i++)
         (void)!relay_next_query(fields, &r->item[i].what);

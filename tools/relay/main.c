@@ -42,7 +42,8 @@ static void on_tick(uv_timer_t *timer)
     hub_tick(((struct app *)timer->data)->hub);
 }
 
-/* First everything that was read is stored and answered, then the connections are closed, then the loop ends. */
+/* First everything that was read is stored and answered, then the connections are closed, then the loop ends.
+ */
 static void on_drain(uv_timer_t *timer)
 {
     struct app *a = timer->data;
@@ -102,7 +103,8 @@ static void collect_names(struct app *a)
 
 static int resolve(const char *host, char out[NI_MAXHOST], bool *ret_ipv6)
 {
-    const struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
+    const struct addrinfo hints = {
+            .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
     struct addrinfo *found = NULL;
     int r = getaddrinfo(host, NULL, &hints, &found);
 
@@ -242,9 +244,11 @@ static int stats(const struct options *o)
         return EX_NOINPUT;
     }
     (void)printf("accounts           %llu\ndevices            %llu\none-time prekeys   %llu\n"
-                 "waiting envelopes  %llu\nwaiting bytes      %llu\nremembered ids     %llu\ntoken uses left    %llu\n",
-            (unsigned long long)s.accounts, (unsigned long long)s.devices, (unsigned long long)s.one_time_prekeys,
-            (unsigned long long)s.waiting, (unsigned long long)s.waiting_bytes, (unsigned long long)s.remembered,
+                 "waiting envelopes  %llu\nwaiting bytes      %llu\nremembered ids     %llu\ntoken uses left "
+                 "   %llu\n",
+            (unsigned long long)s.accounts, (unsigned long long)s.devices,
+            (unsigned long long)s.one_time_prekeys, (unsigned long long)s.waiting,
+            (unsigned long long)s.waiting_bytes, (unsigned long long)s.remembered,
             (unsigned long long)s.tokens);
     return EX_OK;
 }
@@ -256,7 +260,8 @@ static int create_token(const struct options *o)
     char error[STORE_ERROR_LEN];
 
     randombytes_buf(secret, sizeof(secret));
-    (void)sodium_bin2base64(text, sizeof(text), secret, sizeof(secret), sodium_base64_VARIANT_URLSAFE_NO_PADDING);
+    (void)sodium_bin2base64(
+            text, sizeof(text), secret, sizeof(secret), sodium_base64_VARIANT_URLSAFE_NO_PADDING);
     directory_token_hash(text, strlen(text), hash);
     if (store_create_token(o->state, hash, o->uses, error)) {
         (void)fprintf(stderr, "e2ee-relay: %s\n", error);

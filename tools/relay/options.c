@@ -20,7 +20,8 @@ static const char help[] =
         "serve:\n"
         "  --listen HOST:PORT     address to listen on; an IPv6 address in brackets; port 0: any free one\n"
         "  --state DIR            directory of the database, made if it is not there\n"
-        "  --name HOST:PORT       a name that daemons dial this relay by (repeatable); the address listened on,\n"
+        "  --name HOST:PORT       a name that daemons dial this relay by (repeatable); the address listened "
+        "on,\n"
         "                         localhost and the machine's name are known without it\n"
         "  --registration MODE    who may make accounts: open (default), token, closed\n"
         "  --tls-cert FILE        certificate chain (PEM); with --tls-key the relay speaks TLS 1.3\n"
@@ -33,12 +34,28 @@ static const char help[] =
         "                         register (a minute), claim, claim-target (an hour)\n"
         "  --verbose              log more\n"
         "\n"
-        "stats prints how much is stored. token create prints a new registration token (for one use, or --uses N).\n"
+        "stats prints how much is stored. token create prints a new registration token (for one use, or "
+        "--uses N).\n"
         "\n"
         "  --help     this text       --version  the version\n";
 
-enum { OPT_LISTEN = 256, OPT_STATE, OPT_NAME, OPT_REGISTRATION, OPT_CERT, OPT_KEY, OPT_BINDING, OPT_RAW, OPT_ENVELOPES,
-    OPT_BYTES, OPT_LIMIT, OPT_VERBOSE, OPT_USES, OPT_HELP, OPT_VERSION };
+enum {
+    OPT_LISTEN = 256,
+    OPT_STATE,
+    OPT_NAME,
+    OPT_REGISTRATION,
+    OPT_CERT,
+    OPT_KEY,
+    OPT_BINDING,
+    OPT_RAW,
+    OPT_ENVELOPES,
+    OPT_BYTES,
+    OPT_LIMIT,
+    OPT_VERBOSE,
+    OPT_USES,
+    OPT_HELP,
+    OPT_VERSION
+};
 
 static const struct option long_options[] = {
         {"listen", required_argument, NULL, OPT_LISTEN},
@@ -156,7 +173,9 @@ static int read_limit(const char *text, struct options *o)
         o->limit[table[i].limit] = (struct limit){.rate = n * 1000000 / table[i].seconds, .burst = n * 4};
         return -1;
     }
-    return usage("--limit %s: not one of submit, bytes, lookup, connect, register, claim, claim-target, and =N", text);
+    return usage(
+            "--limit %s: not one of submit, bytes, lookup, connect, register, claim, claim-target, and =N",
+            text);
 }
 
 static int read_word(const char *option, const char *text, const char *const *words, size_t n, int *ret_which)
@@ -243,11 +262,13 @@ static int read_command(int argc, char **argv, struct options *o)
         o->command = COMMAND_SERVE;
     } else if (strcmp(command, "stats") == 0) {
         o->command = COMMAND_STATS;
-    } else if (strcmp(command, "token") == 0 && optind + 1 < argc && strcmp(argv[optind + 1], "create") == 0) {
+    } else if (strcmp(command, "token") == 0 && optind + 1 < argc &&
+               strcmp(argv[optind + 1], "create") == 0) {
         o->command = COMMAND_TOKEN_CREATE;
         words = 2;
     } else {
-        return usage(*command ? "%s: not a command; there are serve, stats and token create" : "a command is missing%s",
+        return usage(*command ? "%s: not a command; there are serve, stats and token create"
+                              : "a command is missing%s",
                 command);
     }
     if (optind + words < argc)

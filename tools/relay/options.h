@@ -26,8 +26,8 @@ struct options {
 };
 
 /*
- * Reads the arguments. -1: go on; otherwise the exit status, after help, version or an error has been printed. The
- * strings are argv's.
+ * Reads the arguments. -1: go on; otherwise the exit status, after help, version or an error has been
+ * printed. The strings are argv's.
  */
 int options_read(int argc, char **argv, struct options *ret_options) MUST_USE;
 

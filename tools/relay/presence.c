@@ -1,4 +1,5 @@
-/* WATCH and PRESENCE. A change is marked in the watch and told when there is room: never more than one message waits. */
+/* WATCH and PRESENCE. A change is marked in the watch and told when there is room: never more than one
+ * message waits. */
 #include <errno.h>
 #include <string.h>
 
@@ -54,7 +55,8 @@ static bool add_watch(struct conn *c, const struct address *who)
         hub_release_device(c->hub, d);
         return false;
     }
-    *w = (struct watch){.device = d, .conn = c, .next_of_device = d->watchers, .prev_of_device = &d->watchers};
+    *w = (struct watch){
+            .device = d, .conn = c, .next_of_device = d->watchers, .prev_of_device = &d->watchers};
     if (d->watchers)
         d->watchers->prev_of_device = &w->next_of_device;
     d->watchers = w;
@@ -121,7 +123,8 @@ bool presence_next(struct conn *c, struct buf *b)
 {
     relay_begin(b, RELAY_PRESENCE, 0);
     for (struct watch *w = c->watches; w; w = w->next) {
-        const struct relay_presence_item item = {.who = w->device->address, .connected = w->device->conn != NULL};
+        const struct relay_presence_item item = {
+                .who = w->device->address, .connected = w->device->conn != NULL};
 
         if (w->changed)
             relay_add_presence(b, &item);

@@ -94,8 +94,8 @@ struct bucket *bucket_table_get(struct bucket_table *t, const void *key, size_t 
     return &oldest->bucket;
 }
 
-uint32_t bucket_table_take(struct bucket_table *t, const struct limit *l, const void *key, size_t key_len, uint64_t n,
-        uint64_t now_ms)
+uint32_t bucket_table_take(struct bucket_table *t, const struct limit *l, const void *key, size_t key_len,
+        uint64_t n, uint64_t now_ms)
 {
     return l->rate == 0 ? 0 : bucket_take(bucket_table_get(t, key, key_len), l, n, now_ms);
 }

@@ -13,9 +13,9 @@
 #include "conn.h"
 #include "log.h"
 
-#define RX_BUFFER 2048u          /* for each connection */
-#define SERVICE_BUFFER 65536u    /* one */
-#define KEEP_BUFFER 4096u        /* a larger reassembly buffer is given back after its message */
+#define RX_BUFFER 2048u             /* for each connection */
+#define SERVICE_BUFFER 65536u       /* one */
+#define KEEP_BUFFER 4096u           /* a larger reassembly buffer is given back after its message */
 #define WRITE_AT_ONCE (256u * 1024) /* in one turn for one connection */
 #define HANDSHAKE_SECONDS 15
 #define HTTP_UPGRADE_REQUIRED 426
@@ -61,8 +61,8 @@ static void on_wake(void *io)
     if (!s->reading)
         update_reading(s);
     if (conn_closing(s->conn) && !s->closing) {
-        /* A peer that does not take its last messages is not waited for. Outside its own callbacks, libwebsockets
-         * looks at its timers only when it is woken. */
+        /* A peer that does not take its last messages is not waited for. Outside its own callbacks,
+         * libwebsockets looks at its timers only when it is woken. */
         s->closing = true;
         lws_set_timeout(s->wsi, PENDING_TIMEOUT_CLOSE_SEND, CLOSE_SECONDS);
         lws_cancel_service(lws_get_context(s->wsi));
@@ -91,7 +91,8 @@ static bool tls_exporter(struct lws *wsi, uint8_t ret_exporter[EXPORTER_LEN])
     static const char label[] = "EXPORTER-Channel-Binding";
     SSL *ssl = lws_get_ssl(wsi);
 
-    return ssl && SSL_export_keying_material(ssl, ret_exporter, EXPORTER_LEN, label, sizeof(label) - 1, NULL, 0, 0) == 1;
+    return ssl && SSL_export_keying_material(
+                          ssl, ret_exporter, EXPORTER_LEN, label, sizeof(label) - 1, NULL, 0, 0) == 1;
 }
 
 static int established(struct server *server, struct session *s, struct lws *wsi)
@@ -149,7 +150,8 @@ static void received(struct session *s, const uint8_t *p, size_t n)
     } else {
         buf_bytes(&s->rx, p, n);
         if (buf_status(&s->rx))
-            conn_violation(s->conn, LWS_CLOSE_STATUS_MESSAGE_TOO_LARGE, "a message is longer than 131072 bytes");
+            conn_violation(
+                    s->conn, LWS_CLOSE_STATUS_MESSAGE_TOO_LARGE, "a message is longer than 131072 bytes");
         else if (last)
             take_message(s, binary, s->rx.data, s->rx.len);
         if (s->rx.cap > KEEP_BUFFER && (last || buf_status(&s->rx)))
@@ -160,7 +162,8 @@ static void received(struct session *s, const uint8_t *p, size_t n)
     update_reading(s);
 }
 
-/* 0, or -1 where the connection broke. The bytes are copied behind the room that libwebsockets wants in front. */
+/* 0, or -1 where the connection broke. The bytes are copied behind the room that libwebsockets wants in
+ * front. */
 static int write_message(struct session *s, struct buf *b, enum lws_write_protocol how)
 {
     size_t n = b->len;
@@ -173,9 +176,9 @@ static int write_message(struct session *s, struct buf *b, enum lws_write_protoc
 }
 
 /*
- * The close frame, and then the peer's turn: were the socket closed at once, what the peer still sends would reset it,
- * and our last messages with it. (lws_close_reason would do, but libwebsockets 4.1 as Debian builds it closes twice on
- * libuv, which skips the frame.) The timeout is running.
+ * The close frame, and then the peer's turn: were the socket closed at once, what the peer still sends would
+ * reset it, and our last messages with it. (lws_close_reason would do, but libwebsockets 4.1 as Debian builds
+ * it closes twice on libuv, which skips the frame.) The timeout is running.
  */
 static int send_close(struct session *s, uint16_t code)
 {
@@ -252,7 +255,8 @@ static int on_http(struct lws *wsi, enum lws_callback_reasons reason, void *user
     case LWS_CALLBACK_FILTER_PROTOCOL_CONNECTION:
         return -1;
     case LWS_CALLBACK_HTTP:
-        if (lws_return_http_status(wsi, HTTP_UPGRADE_REQUIRED, "e2ee-relay: WebSocket subprotocol e2ee.v1 only"))
+        if (lws_return_http_status(
+                    wsi, HTTP_UPGRADE_REQUIRED, "e2ee-relay: WebSocket subprotocol e2ee.v1 only"))
             return -1;
         return lws_http_transaction_completed(wsi) ? -1 : 0;
     default:
@@ -270,7 +274,8 @@ static const struct lws_protocols protocols[] = {
         {0},
 };
 
-static const lws_retry_bo_t pings = {.secs_since_valid_ping = PING_SECONDS, .secs_since_valid_hangup = HANGUP_SECONDS};
+static const lws_retry_bo_t pings = {
+        .secs_since_valid_ping = PING_SECONDS, .secs_since_valid_hangup = HANGUP_SECONDS};
 
 static void on_lws_log(int level, const char *line)
 {
@@ -278,7 +283,8 @@ static void on_lws_log(int level, const char *line)
     log_error("lws", "%.*s", (int)strcspn(line, "\n"), line);
 }
 
-static void fill_info(struct lws_context_creation_info *info, struct server *s, const struct server_options *o)
+static void fill_info(
+        struct lws_context_creation_info *info, struct server *s, const struct server_options *o)
 {
     info->port = o->port;
     info->iface = o->address;
@@ -306,8 +312,8 @@ static void fill_info(struct lws_context_creation_info *info, struct server *s, 
     info->ssl_options_set = (long)(SSL_OP_NO_TLSv1 | SSL_OP_NO_TLSv1_1 | SSL_OP_NO_TLSv1_2);
 }
 
-int server_new(struct server **ret_server, struct uv_loop_s *loop, const struct server_options *options, char *error,
-        size_t error_size)
+int server_new(struct server **ret_server, struct uv_loop_s *loop, const struct server_options *options,
+        char *error, size_t error_size)
 {
     struct lws_context_creation_info info = {0};
     struct server *s = calloc(1, sizeof(*s));
@@ -330,7 +336,8 @@ int server_new(struct server **ret_server, struct uv_loop_s *loop, const struct 
     *ret_server = s;
     if (s->vhost)
         return 0;
-    (void)snprintf(error, error_size, "cannot listen there%s", options->tls_cert ? ", or the TLS certificate or key does not load" : "");
+    (void)snprintf(error, error_size, "cannot listen there%s",
+            options->tls_cert ? ", or the TLS certificate or key does not load" : "");
     return -1;
 }
 

@@ -1,11 +1,12 @@
 /*
- * What the relay keeps, behind calls that never wait: a request is submitted, and its `done` runs later in the event
- * loop. Requests that change something take effect in the order of their submission, and are durable when done runs
- * with a result that says so. Readers (LOOKUP, LIST, QUERY, FETCH) see at least all that had been reported done when
- * they were submitted.
+ * What the relay keeps, behind calls that never wait: a request is submitted, and its `done` runs later in
+ * the event loop. Requests that change something take effect in the order of their submission, and are
+ * durable when done runs with a result that says so. Readers (LOOKUP, LIST, QUERY, FETCH) see at least all
+ * that had been reported done when they were submitted.
  *
- * A request is made by store_req_new(), filled, and handed over by store_submit(); until done runs it belongs to the
- * store. done owns it then and frees it with store_req_free(). Nothing can be cancelled: ctx outlives the request.
+ * A request is made by store_req_new(), filled, and handed over by store_submit(); until done runs it belongs
+ * to the store. done owns it then and frees it with store_req_free(). Nothing can be cancelled: ctx outlives
+ * the request.
  */
 #ifndef E2EE_RELAY_STORE_H
 #define E2EE_RELAY_STORE_H
@@ -43,16 +44,24 @@ struct store_req {
     enum store_result result; /* of the whole request; batches have one for each item besides */
     void (*done)(struct store_req *req, void *ctx);
     void *ctx;
+    uint32_t ref; /* the submitter's own, as is cost */
+    size_t cost;
     struct store_req *next; /* the store's */
 };
 
 #define STORE_TOKEN_HASH_LEN 32
 
 /*
- * An account's first or next device list entry, its signatures verified. NOENT: the token is unknown or used up;
- * CONFLICT: see `conflict`. A registration in another mode than open applies to new accounts only.
+ * An account's first or next device list entry, its signatures verified. NOENT: the token is unknown or used
+ * up; CONFLICT: see `conflict`. A registration in another mode than open applies to new accounts only.
  */
-enum store_conflict { STORE_NAME_TAKEN = 1, STORE_CHAIN_FORK, STORE_CHAIN_GAP, STORE_CHAIN_REVOKED, STORE_CLOSED };
+enum store_conflict {
+    STORE_NAME_TAKEN = 1,
+    STORE_CHAIN_FORK,
+    STORE_CHAIN_GAP,
+    STORE_CHAIN_REVOKED,
+    STORE_CLOSED
+};
 struct store_register {
     struct store_req req;
     uint8_t uid[UID_LEN];
@@ -60,12 +69,14 @@ struct store_register {
     uint8_t registration; /* enum relay_registration */
     uint8_t token_hash[STORE_TOKEN_HASH_LEN];
     enum store_conflict ret_conflict;
-    uint64_t ret_newest; /* number of the newest entry that is stored, with STORE_CHAIN_GAP and STORE_CHAIN_FORK */
+    uint64_t ret_newest; /* number of the newest entry that is stored, with STORE_CHAIN_GAP and
+                            STORE_CHAIN_FORK */
     size_t entry_len;
     uint8_t entry[];
 };
 
-/* What the relay must know of a device that connects. NOENT: no such account, or (known_account) no such device. */
+/* What the relay must know of a device that connects. NOENT: no such account, or (known_account) no such
+ * device. */
 struct store_open_device {
     struct store_req req;
     struct address who;
@@ -77,7 +88,8 @@ struct store_open_device {
     uint64_t ret_last_seq; /* of the newest envelope waiting; 0: none waits */
 };
 
-/* Prekeys, verified. Ids that are known or were claimed are left out silently. FULL: over the limit of a device. */
+/* Prekeys, verified. Ids that are known or were claimed are left out silently. FULL: over the limit of a
+ * device. */
 struct store_put_prekeys {
     struct store_req req;
     struct address who;
@@ -88,7 +100,8 @@ struct store_put_prekeys {
     uint8_t bytes[];
 };
 
-/* The signed prekey, and one one-time prekey that is handed out to nobody else. NOENT: no device or no prekeys. */
+/* The signed prekey, and one one-time prekey that is handed out to nobody else. NOENT: no device or no
+ * prekeys. */
 struct store_claim {
     struct store_req req;
     struct address target;
@@ -113,8 +126,6 @@ struct store_envelope {
 struct store_submit_req {
     struct store_req req;
     uint64_t time_ms;
-    uint32_t ref; /* the submitter's own, as is cost */
-    size_t cost;
     uint16_t count;
     struct store_envelope *item; /* behind this struct, as is what the bodies point to */
 };
@@ -169,7 +180,6 @@ struct store_list_users {
 
 struct store_query {
     struct store_req req;
-    uint32_t ref; /* the submitter's own */
     uint16_t count;
     struct {
         struct relay_query_item what;
@@ -178,8 +188,8 @@ struct store_query {
 };
 
 /*
- * The oldest envelopes after `after` that have not expired: at most max_count, and of at most max_bytes together.
- * ret_more: there are others behind those given.
+ * The oldest envelopes after `after` that have not expired: at most max_count, and of at most max_bytes
+ * together. ret_more: there are others behind those given.
  */
 #define STORE_FETCH_MAX 256u
 struct store_fetched {
@@ -192,7 +202,6 @@ struct store_fetch {
     uint64_t mailbox, after;
     uint32_t max_count, max_bytes;
     uint64_t now_ms;
-    uint64_t serial; /* the submitter's own */
     bool ret_more;
     uint32_t ret_count;
     struct store_fetched ret_item[STORE_FETCH_MAX];

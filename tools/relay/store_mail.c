@@ -100,7 +100,8 @@ static bool find_seen(struct sql *q, uint64_t mailbox, const struct envelope_id 
     return true;
 }
 
-static void add_seen(struct sql *q, uint64_t mailbox, const struct envelope_id *id, uint64_t seq, uint64_t expires_ms)
+static void add_seen(
+        struct sql *q, uint64_t mailbox, const struct envelope_id *id, uint64_t seq, uint64_t expires_ms)
 {
     sqlite3_stmt *st = sql_use(q, SQL_SEEN_ADD);
 
@@ -111,7 +112,8 @@ static void add_seen(struct sql *q, uint64_t mailbox, const struct envelope_id *
     sql_done(q, st);
 }
 
-static enum store_result submit_one(struct sql *q, uint64_t mailbox, uint64_t time_ms, struct store_envelope *e)
+static enum store_result submit_one(
+        struct sql *q, uint64_t mailbox, uint64_t time_ms, struct store_envelope *e)
 {
     struct sql_mailbox *m;
     sqlite3_stmt *st;

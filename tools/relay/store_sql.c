@@ -16,21 +16,26 @@ static const char schema[] =
         "INSERT INTO meta VALUES(randomblob(16));"
         "CREATE TABLE account(account INTEGER PRIMARY KEY AUTOINCREMENT, uid BLOB NOT NULL UNIQUE,"
         " name BLOB NOT NULL UNIQUE, ak BLOB NOT NULL, created INTEGER NOT NULL);"
-        "CREATE TABLE entry(account INTEGER NOT NULL, n INTEGER NOT NULL, hash BLOB NOT NULL, entry BLOB NOT NULL,"
+        "CREATE TABLE entry(account INTEGER NOT NULL, n INTEGER NOT NULL, hash BLOB NOT NULL, entry BLOB NOT "
+        "NULL,"
         " PRIMARY KEY(account, n));"
         "CREATE TABLE device(dev INTEGER PRIMARY KEY AUTOINCREMENT, account INTEGER NOT NULL,"
         " address BLOB NOT NULL UNIQUE, dsk BLOB NOT NULL, rak BLOB NOT NULL);"
         "CREATE INDEX device_account ON device(account);"
         "CREATE TABLE signed_prekey(dev INTEGER PRIMARY KEY, id INTEGER NOT NULL, record BLOB NOT NULL);"
-        "CREATE TABLE one_time(key INTEGER PRIMARY KEY AUTOINCREMENT, dev INTEGER NOT NULL, id INTEGER NOT NULL,"
+        "CREATE TABLE one_time(key INTEGER PRIMARY KEY AUTOINCREMENT, dev INTEGER NOT NULL, id INTEGER NOT "
+        "NULL,"
         " record BLOB, claimed INTEGER, UNIQUE(dev, id));"
         "CREATE INDEX one_time_left ON one_time(dev) WHERE record IS NOT NULL;"
         "CREATE INDEX one_time_claimed ON one_time(claimed) WHERE record IS NULL;"
-        /* key is mailbox << 36 | seq, so that a mailbox is one run of the table in the order of submission. */
-        "CREATE TABLE mail(key INTEGER PRIMARY KEY, id BLOB NOT NULL, time INTEGER NOT NULL, expires INTEGER NOT NULL,"
+        /* key is mailbox << 36 | seq, so that a mailbox is one run of the table in the order of submission.
+         */
+        "CREATE TABLE mail(key INTEGER PRIMARY KEY, id BLOB NOT NULL, time INTEGER NOT NULL, expires INTEGER "
+        "NOT NULL,"
         " body BLOB NOT NULL);"
         /* seq 0: acknowledged. */
-        "CREATE TABLE seen(dev INTEGER NOT NULL, id BLOB NOT NULL, seq INTEGER NOT NULL, expires INTEGER NOT NULL,"
+        "CREATE TABLE seen(dev INTEGER NOT NULL, id BLOB NOT NULL, seq INTEGER NOT NULL, expires INTEGER NOT "
+        "NULL,"
         " PRIMARY KEY(dev, id)) WITHOUT ROWID;"
         "CREATE TABLE token(hash BLOB PRIMARY KEY, uses INTEGER NOT NULL) WITHOUT ROWID;"
         "PRAGMA application_id=1697801586;"
@@ -49,8 +54,9 @@ static const char *const text[SQL_STMTS] = {
         [SQL_ENTRY_NEWEST] = "SELECT n, hash, entry FROM entry WHERE account=?1 ORDER BY n DESC LIMIT 1",
         [SQL_ENTRY_HASH] = "SELECT hash FROM entry WHERE account=?1 AND n=?2",
         [SQL_ENTRY_ADD] = "INSERT INTO entry VALUES(?1, ?2, ?3, ?4)",
-        [SQL_ENTRY_CHAIN] = "SELECT entry FROM (SELECT n, entry FROM entry WHERE account=?1 ORDER BY n DESC LIMIT ?2)"
-                            " ORDER BY n",
+        [SQL_ENTRY_CHAIN] =
+                "SELECT entry FROM (SELECT n, entry FROM entry WHERE account=?1 ORDER BY n DESC LIMIT ?2)"
+                " ORDER BY n",
         [SQL_ENTRY_PRUNE] = "DELETE FROM entry WHERE account=?1 AND n<=?2",
         [SQL_DEVICE_FIND] = "SELECT dev, account, dsk, rak FROM device WHERE address=?1",
         [SQL_DEVICE_PUT] = "INSERT INTO device(account, address, dsk, rak) VALUES(?1, ?2, ?3, ?4)"
@@ -64,26 +70,30 @@ static const char *const text[SQL_STMTS] = {
         [SQL_SIGNED_DELETE] = "DELETE FROM signed_prekey WHERE dev=?1",
         [SQL_ONE_TIME_ADD] = "INSERT OR IGNORE INTO one_time(dev, id, record) VALUES(?1, ?2, ?3)",
         [SQL_ONE_TIME_COUNT] = "SELECT count(*) FROM one_time WHERE dev=?1 AND record IS NOT NULL",
-        [SQL_ONE_TIME_NEXT] = "SELECT key, record FROM one_time WHERE dev=?1 AND record IS NOT NULL ORDER BY key LIMIT 1",
+        [SQL_ONE_TIME_NEXT] =
+                "SELECT key, record FROM one_time WHERE dev=?1 AND record IS NOT NULL ORDER BY key LIMIT 1",
         [SQL_ONE_TIME_CLAIM] = "UPDATE one_time SET record=NULL, claimed=?2 WHERE key=?1",
         [SQL_ONE_TIME_DROP_UNCLAIMED] = "DELETE FROM one_time WHERE dev=?1 AND record IS NOT NULL",
         [SQL_ONE_TIME_DELETE] = "DELETE FROM one_time WHERE dev=?1",
-        [SQL_ONE_TIME_FORGET] = "DELETE FROM one_time WHERE key IN (SELECT key FROM one_time WHERE record IS NULL"
-                                " AND claimed<?1 LIMIT 1000)",
+        [SQL_ONE_TIME_FORGET] =
+                "DELETE FROM one_time WHERE key IN (SELECT key FROM one_time WHERE record IS NULL"
+                " AND claimed<?1 LIMIT 1000)",
         [SQL_MAIL_ADD] = "INSERT INTO mail VALUES(?1, ?2, ?3, ?4, ?5)",
         [SQL_MAIL_DELETE] = "DELETE FROM mail WHERE key=?1",
         [SQL_MAIL_DELETE_ALL] = "DELETE FROM mail WHERE key BETWEEN ?1 AND ?2",
         [SQL_MAIL_TOTAL] = "SELECT count(*), coalesce(sum(length(body)), 0), coalesce(max(key), 0) FROM mail"
                            " WHERE key BETWEEN ?1 AND ?2",
         [SQL_MAIL_SIZE] = "SELECT length(body) FROM mail WHERE key=?1",
-        [SQL_MAIL_FETCH] = "SELECT key, id, time, expires, body FROM mail WHERE key>?1 AND key<=?2 AND expires>?3"
-                           " ORDER BY key LIMIT ?4",
+        [SQL_MAIL_FETCH] =
+                "SELECT key, id, time, expires, body FROM mail WHERE key>?1 AND key<=?2 AND expires>?3"
+                " ORDER BY key LIMIT ?4",
         [SQL_SEEN_GET] = "SELECT seq FROM seen WHERE dev=?1 AND id=?2",
         [SQL_SEEN_ADD] = "INSERT INTO seen VALUES(?1, ?2, ?3, ?4)",
         [SQL_SEEN_ACKED] = "UPDATE seen SET seq=0 WHERE dev=?1 AND id=?2",
         [SQL_SEEN_DELETE] = "DELETE FROM seen WHERE dev=?1 AND id=?2",
         [SQL_SEEN_DELETE_ALL] = "DELETE FROM seen WHERE dev=?1",
-        [SQL_SEEN_WALK] = "SELECT dev, id, seq, expires FROM seen WHERE (dev, id)>(?1, ?2) ORDER BY dev, id LIMIT ?3",
+        [SQL_SEEN_WALK] =
+                "SELECT dev, id, seq, expires FROM seen WHERE (dev, id)>(?1, ?2) ORDER BY dev, id LIMIT ?3",
 };
 
 sqlite3_stmt *sql_use(struct sql *q, enum sql_stmt which)
@@ -162,7 +172,8 @@ static uint64_t column_u64(sqlite3_stmt *st, int column)
     return (uint64_t)sqlite3_column_int64(st, column);
 }
 
-uint64_t sql_find_device(struct sql *q, const struct address *a, uint64_t *ret_account, uint8_t *ret_dsk, uint8_t *ret_rak)
+uint64_t sql_find_device(
+        struct sql *q, const struct address *a, uint64_t *ret_account, uint8_t *ret_dsk, uint8_t *ret_rak)
 {
     sqlite3_stmt *st = sql_use(q, SQL_DEVICE_FIND);
     uint64_t mailbox;
@@ -328,7 +339,8 @@ static bool entry_known(struct sql *q, uint64_t account, uint64_t n, const uint8
 
     sql_bind_u64(st, 1, account);
     sql_bind_u64(st, 2, n);
-    same = sql_row(q, st) && sql_copy(st, 0, stored, sizeof(stored)) && memcmp(stored, hash, sizeof(stored)) == 0;
+    same = sql_row(q, st) && sql_copy(st, 0, stored, sizeof(stored)) &&
+           memcmp(stored, hash, sizeof(stored)) == 0;
     (void)sqlite3_reset(st);
     return same;
 }
@@ -347,7 +359,8 @@ static bool keeps_revoked(const struct entry *old, const struct entry *e)
     return true;
 }
 
-static enum store_result register_next(struct sql *q, uint64_t account, struct store_register *r, const struct entry *e)
+static enum store_result register_next(
+        struct sql *q, uint64_t account, struct store_register *r, const struct entry *e)
 {
     sqlite3_stmt *st;
     uint8_t newest_hash[32];
@@ -359,7 +372,8 @@ static enum store_result register_next(struct sql *q, uint64_t account, struct s
     st = sql_use(q, SQL_ENTRY_NEWEST);
     sql_bind_u64(st, 1, account);
     if (!sql_row(q, st) || !sql_copy(st, 1, newest_hash, sizeof(newest_hash)) ||
-            entry_parse(sqlite3_column_blob(st, 2), (size_t)sqlite3_column_bytes(st, 2), &newest) != WIRE_OK) {
+            entry_parse(sqlite3_column_blob(st, 2), (size_t)sqlite3_column_bytes(st, 2), &newest) !=
+                    WIRE_OK) {
         if (!q->rc)
             q->rc = SQLITE_CORRUPT;
         return STORE_RETRY;
@@ -451,7 +465,8 @@ static void do_put_prekeys(struct sql *q, struct store_put_prekeys *r)
     r->req.result = STORE_NOENT;
     if (!mailbox)
         return;
-    if (!r->keys.replace && r->keys.count && count_one_time(q, mailbox) + r->keys.count > STORE_MAX_ONE_TIME) {
+    if (!r->keys.replace && r->keys.count &&
+            count_one_time(q, mailbox) + r->keys.count > STORE_MAX_ONE_TIME) {
         r->req.result = STORE_FULL;
         return;
     }
@@ -647,7 +662,8 @@ static int64_t pragma_value(sqlite3 *db, const char *sql)
 
 static int broken(struct sql *q, const char *path, char error[STORE_ERROR_LEN])
 {
-    (void)snprintf(error, STORE_ERROR_LEN, "%.120s: %.120s", path, q->db ? sqlite3_errmsg(q->db) : "out of memory");
+    (void)snprintf(
+            error, STORE_ERROR_LEN, "%.120s: %.120s", path, q->db ? sqlite3_errmsg(q->db) : "out of memory");
     return STORE_OPEN_BROKEN;
 }
 
@@ -659,8 +675,9 @@ static int check_schema(struct sql *q, const char *path, char error[STORE_ERROR_
         return 0;
     if (version > SQL_SCHEMA_VERSION) {
         (void)snprintf(error, STORE_ERROR_LEN,
-                "%.120s: the state has schema version %lld, this program knows versions up to %d; use a newer e2ee-relay", path,
-                (long long)version, SQL_SCHEMA_VERSION);
+                "%.120s: the state has schema version %lld, this program knows versions up to %d; use a "
+                "newer e2ee-relay",
+                path, (long long)version, SQL_SCHEMA_VERSION);
         return STORE_OPEN_NEWER;
     }
     if (version < 0)
@@ -675,7 +692,8 @@ static int make_schema(struct sql *q)
 
     if (rc != SQLITE_OK)
         return rc;
-    if (pragma_value(q->db, "PRAGMA user_version") == 0 && pragma_value(q->db, "SELECT count(*) FROM sqlite_schema") == 0)
+    if (pragma_value(q->db, "PRAGMA user_version") == 0 &&
+            pragma_value(q->db, "SELECT count(*) FROM sqlite_schema") == 0)
         rc = sqlite3_exec(q->db, schema, NULL, NULL, NULL);
     if (rc == SQLITE_OK)
         rc = sqlite3_exec(q->db, "COMMIT", NULL, NULL, NULL);
@@ -693,7 +711,8 @@ static int configure(struct sql *q, enum sql_mode mode, const struct store_optio
     if (mode == SQL_READER)
         return sqlite3_exec(q->db, "PRAGMA query_only=ON;PRAGMA cache_size=-8000", NULL, NULL, NULL);
     rc = sqlite3_exec(q->db,
-            "PRAGMA journal_mode=WAL;PRAGMA synchronous=FULL;PRAGMA secure_delete=ON;PRAGMA trusted_schema=OFF;"
+            "PRAGMA journal_mode=WAL;PRAGMA synchronous=FULL;PRAGMA secure_delete=ON;PRAGMA "
+            "trusted_schema=OFF;"
             "PRAGMA cache_size=-16000;PRAGMA wal_autocheckpoint=4000;PRAGMA journal_size_limit=67108864;"
             "PRAGMA temp_store=MEMORY",
             NULL, NULL, NULL);
@@ -713,13 +732,15 @@ int sql_open(struct sql *q, const char *dir, enum sql_mode mode, const struct st
     char path[4096];
     int r;
 
-    *q = (struct sql){.max_envelopes = options->max_envelopes ? options->max_envelopes : STORE_DEFAULT_ENVELOPES,
+    *q = (struct sql){
+            .max_envelopes = options->max_envelopes ? options->max_envelopes : STORE_DEFAULT_ENVELOPES,
             .max_bytes = options->max_bytes ? options->max_bytes : STORE_DEFAULT_BYTES};
     if ((size_t)snprintf(path, sizeof(path), "%s/%s", dir, SQL_DATABASE) >= sizeof(path)) {
         (void)snprintf(error, STORE_ERROR_LEN, "the name of the state directory is too long");
         return STORE_OPEN_BROKEN;
     }
-    if (sqlite3_open_v2(path, &q->db, mode == SQL_WRITER ? flags | SQLITE_OPEN_CREATE : flags, NULL) != SQLITE_OK)
+    if (sqlite3_open_v2(path, &q->db, mode == SQL_WRITER ? flags | SQLITE_OPEN_CREATE : flags, NULL) !=
+            SQLITE_OK)
         r = broken(q, path, error);
     else if (configure(q, mode, options) != SQLITE_OK)
         r = broken(q, path, error);

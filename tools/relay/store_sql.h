@@ -1,5 +1,6 @@
 /*
- * One SQLite connection with the relay's schema and its prepared statements, for one thread. Private to the store.
+ * One SQLite connection with the relay's schema and its prepared statements, for one thread. Private to the
+ * store.
  */
 #ifndef E2EE_RELAY_STORE_SQL_H
 #define E2EE_RELAY_STORE_SQL_H
@@ -81,13 +82,15 @@ struct sql {
 
 enum sql_mode { SQL_WRITER, SQL_READER };
 
-/* Opens (SQL_WRITER: makes and configures) the database in dir. 0, -ENOMEM, or a store_open_status with a text. */
+/* Opens (SQL_WRITER: makes and configures) the database in dir. 0, -ENOMEM, or a store_open_status with a
+ * text. */
 int sql_open(struct sql *q, const char *dir, enum sql_mode mode, const struct store_options *options,
         char error[STORE_ERROR_LEN]) MUST_USE;
 void sql_close(struct sql *q);
 /* A statement that stands alone: 0 or SQLite's error. */
 int sql_exec(struct sql *q, enum sql_stmt which);
-/* Performs one request inside the open transaction. 0, or an SQLite error after which the caller must roll back. */
+/* Performs one request inside the open transaction. 0, or an SQLite error after which the caller must roll
+ * back. */
 int sql_perform(struct sql *q, struct store_req *req);
 /* After a rollback: the mailboxes are counted anew when they are next used. */
 void sql_forget_counts(struct sql *q);
@@ -101,7 +104,8 @@ void sql_bind_blob(sqlite3_stmt *st, int at, const void *p, size_t n);
 void sql_bind_address(sqlite3_stmt *st, int at, const struct address *a);
 bool sql_copy(sqlite3_stmt *st, int column, void *out, size_t n); /* false: another length */
 /* Number of a device's mailbox, or 0. *ret_account and the keys may be NULL. */
-uint64_t sql_find_device(struct sql *q, const struct address *a, uint64_t *ret_account, uint8_t *ret_dsk, uint8_t *ret_rak);
+uint64_t sql_find_device(
+        struct sql *q, const struct address *a, uint64_t *ret_account, uint8_t *ret_dsk, uint8_t *ret_rak);
 struct sql_mailbox *sql_mailbox(struct sql *q, uint64_t mailbox);
 void sql_drop_mailbox(struct sql *q, uint64_t mailbox);
 /* The operations of store_mail.c */

@@ -1,6 +1,6 @@
 /*
- * The store on SQLite: one writer thread, which takes all requests that wait and commits them together, and one reader
- * thread. Results come back to the loop by an async handle.
+ * The store on SQLite: one writer thread, which takes all requests that wait and commits them together, and
+ * one reader thread. Results come back to the loop by an async handle.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -129,7 +129,8 @@ static bool changes_something(const struct store_req *first)
     return false;
 }
 
-/* All of the list in one transaction, durable afterwards; otherwise none of it (after a failed COMMIT: perhaps). */
+/* All of the list in one transaction, durable afterwards; otherwise none of it (after a failed COMMIT:
+ * perhaps). */
 static int transaction(struct sql *q, struct store_req *first)
 {
     int rc = sql_exec(q, changes_something(first) ? SQL_BEGIN_WRITE : SQL_BEGIN_READ);
@@ -160,7 +161,8 @@ static void perform_alone(struct worker *w, struct store_req *req)
     req->result = (rc & 0xff) == SQLITE_FULL ? STORE_FULL : STORE_RETRY;
 }
 
-/* Where the batch fails, each request is tried alone: on a full disk an acknowledgment may pass where mail does not. */
+/* Where the batch fails, each request is tried alone: on a full disk an acknowledgment may pass where mail
+ * does not. */
 static void perform_batch(struct worker *w, struct store_req *first)
 {
     int rc;
@@ -282,7 +284,8 @@ static int lock_directory(const char *dir, int *ret_fd, char error[STORE_ERROR_L
         (void)close(fd);
         if (err != EWOULDBLOCK)
             return fail(error, path, err);
-        (void)snprintf(error, STORE_ERROR_LEN, "%.180s: another e2ee-relay is using this state directory", dir);
+        (void)snprintf(
+                error, STORE_ERROR_LEN, "%.180s: another e2ee-relay is using this state directory", dir);
         return STORE_OPEN_BUSY;
     }
     *ret_fd = fd;
@@ -298,7 +301,8 @@ static int read_id(struct store *s, char error[STORE_ERROR_LEN])
     (void)sqlite3_finalize(st);
     if (good)
         return 0;
-    (void)snprintf(error, STORE_ERROR_LEN, "the state has no identity: it is not an e2ee-relay's, or damaged");
+    (void)snprintf(
+            error, STORE_ERROR_LEN, "the state has no identity: it is not an e2ee-relay's, or damaged");
     return STORE_OPEN_BROKEN;
 }
 
@@ -411,8 +415,8 @@ void store_close(struct store *s)
         free(s);
 }
 
-int store_create_token(const char *dir, const uint8_t hash[STORE_TOKEN_HASH_LEN], uint32_t uses,
-        char error[STORE_ERROR_LEN])
+int store_create_token(
+        const char *dir, const uint8_t hash[STORE_TOKEN_HASH_LEN], uint32_t uses, char error[STORE_ERROR_LEN])
 {
     const struct store_options options = {.dir = dir};
     struct sql q;
@@ -449,8 +453,8 @@ int store_read_stats(const char *dir, struct store_stats *ret_stats, char error[
             " (SELECT coalesce(sum(length(body)), 0) FROM mail), (SELECT count(*) FROM seen WHERE seq=0),"
             " (SELECT coalesce(sum(uses), 0) FROM token)";
     const struct store_options options = {.dir = dir};
-    uint64_t *out[] = {&ret_stats->accounts, &ret_stats->devices, &ret_stats->one_time_prekeys, &ret_stats->waiting,
-            &ret_stats->waiting_bytes, &ret_stats->remembered, &ret_stats->tokens};
+    uint64_t *out[] = {&ret_stats->accounts, &ret_stats->devices, &ret_stats->one_time_prekeys,
+            &ret_stats->waiting, &ret_stats->waiting_bytes, &ret_stats->remembered, &ret_stats->tokens};
     struct sql q;
     sqlite3_stmt *st = NULL;
     int r = sql_open(&q, dir, SQL_READER, &options, error);

@@ -1,7 +1,7 @@
 /*
- * What one connection has been sent: the envelopes that it has not acknowledged (the delivery window), and a memory of
- * what it was sent lately, so that a duplicate is not delivered twice. Both grow with use and shrink to nothing; ids are
- * hashed under a random key, since whoever sends envelopes chooses them.
+ * What one connection has been sent: the envelopes that it has not acknowledged (the delivery window), and a
+ * memory of what it was sent lately, so that a duplicate is not delivered twice. Both grow with use and
+ * shrink to nothing; ids are hashed under a random key, since whoever sends envelopes chooses them.
  */
 #ifndef E2EE_RELAY_WINDOW_H
 #define E2EE_RELAY_WINDOW_H
@@ -36,7 +36,8 @@ int window_add(struct window *w, const struct window_entry *e) MUST_USE;
 /* Removes; false: it is not there. */
 bool window_take(struct window *w, const struct envelope_id *id, struct window_entry *ret_entry);
 
-/* Remembers at least the last RECENT_GENERATION ids; 64 bits of each, so that a stranger's id hits once in 2^50. */
+/* Remembers at least the last RECENT_GENERATION ids; 64 bits of each, so that a stranger's id hits once in
+ * 2^50. */
 #define RECENT_GENERATION 8192u
 struct recent {
     const uint8_t *key;
