@@ -60,7 +60,8 @@ static int port_del(void *ctx, uint8_t map, const void *key, size_t key_len)
     return port_result(store_del(ctx, map, key, key_len));
 }
 
-static int port_scan(void *ctx, uint8_t map, const void *from, size_t from_len, size_t prefix_len, port_visit visit, void *visit_ctx)
+static int port_scan(void *ctx, uint8_t map, const void *from, size_t from_len, size_t prefix_len,
+        port_visit visit, void *visit_ctx)
 {
     return store_scan(ctx, map, from, from_len, prefix_len, visit, visit_ctx);
 }
@@ -74,17 +75,22 @@ _Static_assert(PORT_NOT_FOUND == STORE_NOT_FOUND && PORT_MAX_KEY == STORE_MAX_KE
 
 static int engine_start(struct app *a)
 {
-    struct port port = {.ctx = a->store, .get = port_get, .put = port_put, .del = port_del, .scan = port_scan, .last = port_last};
+    struct port port = {.ctx = a->store,
+            .get = port_get,
+            .put = port_put,
+            .del = port_del,
+            .scan = port_scan,
+            .last = port_last};
     return engine_new(&a->cfg.engine, &port, &a->rng, clock_now_ms(), &a->engine);
 }
 
 /* --- inputs --- */
 
 /* Every input runs through here: after a failure nothing more happens in this turn. */
-#define INPUT(a, call)                                                                                                 \
-    do {                                                                                                               \
-        if (!(a)->failed)                                                                                              \
-            (a)->failed = (call);                                                                                      \
+#define INPUT(a, call)                                                                                       \
+    do {                                                                                                     \
+        if (!(a)->failed)                                                                                    \
+            (a)->failed = (call);                                                                            \
     } while (0)
 
 static void on_connected(void *ctx, const struct link_connected *m)
@@ -108,7 +114,8 @@ static void on_text(void *ctx, const uint8_t *p, size_t n)
 static void on_closed(void *ctx, uint16_t code, const char *reason, uint32_t retry_in_ms)
 {
     struct app *a = ctx;
-    log_notice("link-down", "no connection to the relay: %s (%u); next attempt in %u ms", reason, code, retry_in_ms);
+    log_notice("link-down", "no connection to the relay: %s (%u); next attempt in %u ms", reason, code,
+            retry_in_ms);
     INPUT(a, engine_link_down(a->engine, clock_now_ms(), code, reason));
 }
 
@@ -123,8 +130,12 @@ static void on_writable(void *ctx)
     (void)ctx;
 }
 
-static const struct transport_callbacks transport_callbacks = {.connected = on_connected, .message = on_message, .text = on_text,
-        .closed = on_closed, .rtt = on_rtt, .writable = on_writable};
+static const struct transport_callbacks transport_callbacks = {.connected = on_connected,
+        .message = on_message,
+        .text = on_text,
+        .closed = on_closed,
+        .rtt = on_rtt,
+        .writable = on_writable};
 
 static void on_timer(evutil_socket_t fd, short what, void *ctx)
 {
@@ -147,7 +158,9 @@ static void call_health(struct app *a, struct ipc_request *req)
     mp_put_bool(mp_key(&m, "ok"), r == 0 && link);
     mp_put_bool(mp_key(&m, "store"), r == 0);
     mp_put_bool(mp_key(&m, "link"), link);
-    mp_put_str(mp_key(&m, "text"), r ? "the store cannot be written; see the log" : link ? "all is well" : "no connection to the relay");
+    mp_put_str(mp_key(&m, "text"), r      ? "the store cannot be written; see the log"
+                                   : link ? "all is well"
+                                          : "no connection to the relay");
     mp_map_end(&m);
     ipc_reply(req, &b);
 }
@@ -163,7 +176,8 @@ static uint64_t event_types(const struct mp_value *params, char ret_unknown[64])
     while (mp_next(&it, NULL, &t)) {
         const struct api_event *ev = t.type == MP_STR ? api_find_event(t.bytes, t.count) : NULL;
         if (!ev) {
-            (void)snprintf(ret_unknown, 64, "%.*s", t.type == MP_STR ? (int)(t.count < 60 ? t.count : 60) : 1, t.type == MP_STR ? (const char *)t.bytes : "?");
+            (void)snprintf(ret_unknown, 64, "%.*s", t.type == MP_STR ? (int)(t.count < 60 ? t.count : 60) : 1,
+                    t.type == MP_STR ? (const char *)t.bytes : "?");
             return 0;
         }
         set |= UINT64_C(1) << (ev - api_events);
@@ -198,7 +212,8 @@ static void call_subscribe(struct app *a, struct ipc_request *req, const struct 
     uint64_t types = event_types(params, unknown), after = engine_last_seq(a->engine);
     struct mp_value consumer;
     if (!types) {
-        ipc_fail(req, API_INVALID_PARAMS, 0, "subscribe: no event is called '%s'; api_info lists them", unknown);
+        ipc_fail(req, API_INVALID_PARAMS, 0, "subscribe: no event is called '%s'; api_info lists them",
+                unknown);
         return;
     }
     if (mp_map_get(params, "consumer", &consumer)) {
@@ -213,7 +228,8 @@ static void call_subscribe(struct app *a, struct ipc_request *req, const struct 
     subscribed(a, req, uint_param(params, "after", after), types);
 }
 
-static void call_engine(struct app *a, struct ipc_request *req, const struct api_method *method, const struct mp_value *params)
+static void call_engine(struct app *a, struct ipc_request *req, const struct api_method *method,
+        const struct mp_value *params)
 {
     struct call *c = malloc(sizeof(*c));
     if (!c) {
@@ -225,7 +241,8 @@ static void call_engine(struct app *a, struct ipc_request *req, const struct api
     INPUT(a, engine_call(a->engine, clock_now_ms(), (uint64_t)(uintptr_t)c, method->name, params));
 }
 
-static void on_call(void *ctx, struct ipc_request *req, const struct api_method *method, const struct mp_value *params)
+static void on_call(
+        void *ctx, struct ipc_request *req, const struct api_method *method, const struct mp_value *params)
 {
     struct app *a = ctx;
     if (a->failed)
@@ -241,7 +258,8 @@ static void on_call(void *ctx, struct ipc_request *req, const struct api_method 
         call_engine(a, req, method, params);
 }
 
-static int on_read_events(void *ctx, uint64_t after, uint64_t types, ipc_event_sink sink, void *sink_ctx, uint64_t *ret_next)
+static int on_read_events(
+        void *ctx, uint64_t after, uint64_t types, ipc_event_sink sink, void *sink_ctx, uint64_t *ret_next)
 {
     struct app *a = ctx;
     return a->failed ? a->failed : engine_read_events(a->engine, after, types, sink, sink_ctx, ret_next);
@@ -258,16 +276,17 @@ static void on_gone(void *ctx, struct ipc_request *req)
     struct app *a = ctx;
     struct call *c;
     TAILQ_FOREACH(c, &a->calls, list)
-        if (c->req == req) {
-            if (engine_forget(a->engine, (uint64_t)(uintptr_t)c)) {
-                call_end(a, c);
-                ipc_reply(req, NULL);
-            }
-            return;
+    if (c->req == req) {
+        if (engine_forget(a->engine, (uint64_t)(uintptr_t)c)) {
+            call_end(a, c);
+            ipc_reply(req, NULL);
         }
+        return;
+    }
 }
 
-static const struct ipc_callbacks ipc_callbacks = {.call = on_call, .read_events = on_read_events, .gone = on_gone};
+static const struct ipc_callbacks ipc_callbacks = {
+        .call = on_call, .read_events = on_read_events, .gone = on_gone};
 
 /* --- effects --- */
 
@@ -314,7 +333,8 @@ static void carry_out(struct app *a, const struct effect *f)
         transport_good(a->transport);
         break;
     case EFFECT_SEND:
-        /* A full queue cannot happen within the engine's bounds; if it does, a new connection sets all straight. */
+        /* A full queue cannot happen within the engine's bounds; if it does, a new connection sets all
+         * straight. */
         if (transport_send(a->transport, f->data.data, f->data.len) == TRANSPORT_FULL)
             drop_link(a, "the link's queue is full", 0);
         break;
@@ -343,7 +363,9 @@ static size_t carry_out_all(struct app *a)
 
 static enum api_error api_error_of(int error)
 {
-    return error == -ENOSPC || error == -EDQUOT ? API_DISK_FULL : error == -ENOMEM ? API_INTERNAL : API_STORAGE;
+    return error == -ENOSPC || error == -EDQUOT ? API_DISK_FULL
+           : error == -ENOMEM                   ? API_INTERNAL
+                                                : API_STORAGE;
 }
 
 /* The turn has failed: back to what the disk knows, as after a crash. */
@@ -351,14 +373,17 @@ static int roll_back(struct app *a)
 {
     int error = a->failed;
     struct call *c;
-    log_error("turn-failed", "state could not be saved: %s; going back to what is on the disk", strerror(-error));
+    log_error("turn-failed", "state could not be saved: %s; going back to what is on the disk",
+            strerror(-error));
     store_rollback(a->store);
     while ((c = TAILQ_FIRST(&a->calls))) {
         struct ipc_request *req = c->req;
         call_end(a, c);
         ipc_fail(req, api_error_of(error), 1000, "%s", strerror(-error));
     }
-    ipc_abort(a->ipc, api_error_of(error), error == -ENOSPC ? "the disk is full; nothing was accepted" : "state could not be saved; nothing was accepted");
+    ipc_abort(a->ipc, api_error_of(error),
+            error == -ENOSPC ? "the disk is full; nothing was accepted"
+                             : "state could not be saved; nothing was accepted");
     engine_free(a->engine);
     a->engine = NULL;
     a->failed = 0;
@@ -399,7 +424,8 @@ static void arm_timer(struct app *a)
     uint64_t wait = at > now ? at - now : 0;
     if (wait > MINUTE_MS)
         wait = MINUTE_MS;
-    (void)event_add(a->timer, &(struct timeval){.tv_sec = (time_t)(wait / 1000), .tv_usec = (suseconds_t)(wait % 1000 * 1000)});
+    (void)event_add(a->timer,
+            &(struct timeval){.tv_sec = (time_t)(wait / 1000), .tv_usec = (suseconds_t)(wait % 1000 * 1000)});
 }
 
 static void checkpoint(struct app *a)
@@ -409,7 +435,8 @@ static void checkpoint(struct app *a)
         return;
     a->checkpoint_ms = now;
     if (store_checkpoint(a->store) < 0)
-        log_warn("checkpoint", "the store could not be checkpointed; deleted keys may stay on the disk until the next one");
+        log_warn("checkpoint",
+                "the store could not be checkpointed; deleted keys may stay on the disk until the next one");
 }
 
 int app_run(struct app *a)
@@ -455,9 +482,11 @@ static int start(struct app *a, int listen_fd)
     int r = engine_start(a);
     own_directory(dir);
     if (r == 0)
-        r = transport_new(a->base, a->cfg.link_dir[0] ? a->cfg.link_dir : dir, NULL, &transport_callbacks, a, a->rng, &a->transport);
+        r = transport_new(a->base, a->cfg.link_dir[0] ? a->cfg.link_dir : dir, NULL, &transport_callbacks, a,
+                a->rng, &a->transport);
     if (r == 0)
-        r = ipc_new(a->base, a->cfg.socket, listen_fd, a->cfg.uids, a->cfg.n_uids, &ipc_callbacks, a, &a->ipc);
+        r = ipc_new(
+                a->base, a->cfg.socket, listen_fd, a->cfg.uids, a->cfg.n_uids, &ipc_callbacks, a, &a->ipc);
     if (r == 0) {
         ipc_set_account(a->ipc, a->cfg.account);
         a->timer = evtimer_new(a->base, on_timer, a);
@@ -466,7 +495,8 @@ static int start(struct app *a, int listen_fd)
     return r;
 }
 
-int app_new(struct event_base *base, const struct config *c, struct store *store, int listen_fd, struct app **ret_app)
+int app_new(struct event_base *base, const struct config *c, struct store *store, int listen_fd,
+        struct app **ret_app)
 {
     struct app *a = calloc(1, sizeof(*a));
     int r;

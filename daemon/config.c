@@ -27,21 +27,23 @@ static int xdg(const char *var, const char *fallback, char *ret, size_t size)
 static int account_paths(struct config *c, char ret_text[CONFIG_TEXT])
 {
     char dir[CONFIG_MAX_PATH], rest[128];
-    if (xdg("XDG_RUNTIME_DIR", NULL, dir, sizeof(dir))) {
-        (void)snprintf(ret_text, CONFIG_TEXT, "XDG_RUNTIME_DIR is not set to an absolute path; set it, or 'socket' in the configuration");
-        c->socket[0] = 0;
-    } else {
-        (void)snprintf(rest, sizeof(rest), "/e2eed/%s.sock", c->account);
-        if (path_join(c->socket, sizeof(c->socket), dir, rest))
-            return 1;
+    if (xdg("XDG_RUNTIME_DIR", NULL, dir, sizeof(dir)))
+        (void)snprintf(dir, sizeof(dir), "/run/user/%u", (unsigned)getuid());
+    (void)snprintf(rest, sizeof(rest), "/e2eed/%s.sock", c->account);
+    if (path_join(c->socket, sizeof(c->socket), dir, rest)) {
+        (void)snprintf(ret_text, CONFIG_TEXT, "XDG_RUNTIME_DIR is too long a path");
+        return 1;
     }
     (void)snprintf(rest, sizeof(rest), "/e2eed/%s", c->account);
-    if (xdg("XDG_STATE_HOME", "/.local/state", dir, sizeof(dir)) || path_join(c->state_dir, sizeof(c->state_dir), dir, rest)) {
-        (void)snprintf(ret_text, CONFIG_TEXT, "neither XDG_STATE_HOME nor HOME is an absolute path: nowhere to keep the state");
+    if (xdg("XDG_STATE_HOME", "/.local/state", dir, sizeof(dir)) ||
+            path_join(c->state_dir, sizeof(c->state_dir), dir, rest)) {
+        (void)snprintf(ret_text, CONFIG_TEXT,
+                "neither XDG_STATE_HOME nor HOME is an absolute path: nowhere to keep the state");
         return 1;
     }
     (void)snprintf(rest, sizeof(rest), "/e2eed/%s.conf", c->account);
-    if (xdg("XDG_CONFIG_HOME", "/.config", dir, sizeof(dir)) || path_join(c->file, sizeof(c->file), dir, rest))
+    if (xdg("XDG_CONFIG_HOME", "/.config", dir, sizeof(dir)) ||
+            path_join(c->file, sizeof(c->file), dir, rest))
         c->file[0] = 0;
     return 0;
 }
@@ -49,9 +51,11 @@ static int account_paths(struct config *c, char ret_text[CONFIG_TEXT])
 int config_defaults(struct config *c, const char *account, char ret_text[CONFIG_TEXT])
 {
     const char *socket = getenv("E2EED_SOCKET");
-    *c = (struct config){.log_level = LOG_LEVEL_INFO, .engine = {.strangers = STRANGERS_ACCEPT, .receipts = true}};
+    *c = (struct config){
+            .log_level = LOG_LEVEL_INFO, .engine = {.strangers = STRANGERS_ACCEPT, .receipts = true}};
     if (!user_name_ok(account, strlen(account))) {
-        (void)snprintf(ret_text, CONFIG_TEXT, "'%.64s' is no account name: 1 to 64 characters of a-z 0-9 . _ -", account);
+        (void)snprintf(ret_text, CONFIG_TEXT,
+                "'%.64s' is no account name: 1 to 64 characters of a-z 0-9 . _ -", account);
         return 1;
     }
     (void)snprintf(c->account, sizeof(c->account), "%s", account);
@@ -70,9 +74,11 @@ struct reading {
     char *text;
 };
 
-static int bad(struct reading *rd, const char *section, const char *name, const char *value, const char *allowed)
+static int bad(
+        struct reading *rd, const char *section, const char *name, const char *value, const char *allowed)
 {
-    (void)snprintf(rd->text, CONFIG_TEXT, "%.200s: [%.32s] %.32s = '%.64s': %s", rd->c->file, section, name, value, allowed);
+    (void)snprintf(rd->text, CONFIG_TEXT, "%.200s: [%.32s] %.32s = '%.64s': %s", rd->c->file, section, name,
+            value, allowed);
     return 0;
 }
 
@@ -126,7 +132,8 @@ static bool set_log(struct config *c, const char *value)
     static const struct {
         const char *name;
         int level;
-    } levels[] = {{"error", LOG_LEVEL_ERROR}, {"warning", LOG_LEVEL_WARN}, {"notice", LOG_LEVEL_NOTICE}, {"info", LOG_LEVEL_INFO}, {"debug", LOG_LEVEL_DEBUG}};
+    } levels[] = {{"error", LOG_LEVEL_ERROR}, {"warning", LOG_LEVEL_WARN}, {"notice", LOG_LEVEL_NOTICE},
+            {"info", LOG_LEVEL_INFO}, {"debug", LOG_LEVEL_DEBUG}};
     for (unsigned i = 0; i < ARRAY_SIZE(levels); i++)
         if (!strcmp(value, levels[i].name)) {
             c->log_level = levels[i].level;
@@ -141,30 +148,48 @@ static int setting(void *user, const char *section, const char *name, const char
     struct config *c = rd->c;
 #define IS(s, n) (!strcmp(section, s) && !strcmp(name, n))
     if (IS("account", "strangers"))
-        return set_strangers(&c->engine, value) ? 1 : bad(rd, section, name, value, "allowed: accept, hold, refuse");
+        return set_strangers(&c->engine, value)
+                       ? 1
+                       : bad(rd, section, name, value, "allowed: accept, hold, refuse");
     if (IS("account", "receipts"))
         return set_bool(&c->engine.receipts, value) ? 1 : bad(rd, section, name, value, "allowed: yes, no");
     if (IS("relay", "require_tls"))
-        return set_bool(&c->engine.require_tls, value) ? 1 : bad(rd, section, name, value, "allowed: yes, no");
+        return set_bool(&c->engine.require_tls, value) ? 1
+                                                       : bad(rd, section, name, value, "allowed: yes, no");
     if (IS("relay", "ca_file"))
-        return set_text(c->ca_file, sizeof(c->ca_file), value) ? 1 : bad(rd, section, name, value, "too long a path");
+        return set_text(c->ca_file, sizeof(c->ca_file), value)
+                       ? 1
+                       : bad(rd, section, name, value, "too long a path");
     if (IS("events", "keep"))
-        return set_number(&c->engine.max_events, value, 100000000) && c->engine.max_events ? 1 : bad(rd, section, name, value, "allowed: 1 to 100000000");
+        return set_number(&c->engine.max_events, value, 100000000) && c->engine.max_events
+                       ? 1
+                       : bad(rd, section, name, value, "allowed: 1 to 100000000");
     if (IS("local", "socket"))
-        return getenv("E2EED_SOCKET") || set_text(c->socket, sizeof(c->socket), value) ? 1 : bad(rd, section, name, value, "too long a path");
+        return getenv("E2EED_SOCKET") || set_text(c->socket, sizeof(c->socket), value)
+                       ? 1
+                       : bad(rd, section, name, value, "too long a path");
     if (IS("local", "allow_uid"))
         return add_uid(c, value) ? 1 : bad(rd, section, name, value, "allowed: at most 16 numbers of users");
     if (IS("storage", "directory"))
-        return set_text(c->state_dir, sizeof(c->state_dir), value) ? 1 : bad(rd, section, name, value, "too long a path");
+        return set_text(c->state_dir, sizeof(c->state_dir), value)
+                       ? 1
+                       : bad(rd, section, name, value, "too long a path");
     if (IS("storage", "key_file"))
-        return set_text(c->key_file, sizeof(c->key_file), value) ? 1 : bad(rd, section, name, value, "too long a path");
+        return set_text(c->key_file, sizeof(c->key_file), value)
+                       ? 1
+                       : bad(rd, section, name, value, "too long a path");
     if (IS("daemon", "link_directory"))
-        return set_text(c->link_dir, sizeof(c->link_dir), value) ? 1 : bad(rd, section, name, value, "too long a path");
+        return set_text(c->link_dir, sizeof(c->link_dir), value)
+                       ? 1
+                       : bad(rd, section, name, value, "too long a path");
     if (IS("daemon", "log"))
-        return set_log(c, value) ? 1 : bad(rd, section, name, value, "allowed: error, warning, notice, info, debug");
+        return set_log(c, value)
+                       ? 1
+                       : bad(rd, section, name, value, "allowed: error, warning, notice, info, debug");
 #undef IS
     return bad(rd, section, name, value,
-            "unknown setting; allowed: [account] strangers receipts, [relay] require_tls ca_file, [events] keep, [local] socket allow_uid, "
+            "unknown setting; allowed: [account] strangers receipts, [relay] require_tls ca_file, [events] "
+            "keep, [local] socket allow_uid, "
             "[storage] directory key_file, [daemon] link_directory log");
 }
 
@@ -179,6 +204,7 @@ int config_read(struct config *c, char ret_text[CONFIG_TEXT])
     if (r < 0)
         (void)snprintf(ret_text, CONFIG_TEXT, "%.200s: %s", c->file, strerror(errno));
     else if (r > 0 && !ret_text[0])
-        (void)snprintf(ret_text, CONFIG_TEXT, "%.200s: line %d is no 'name = value' below a [section]", c->file, r);
+        (void)snprintf(
+                ret_text, CONFIG_TEXT, "%.200s: line %d is no 'name = value' below a [section]", c->file, r);
     return r != 0 || ret_text[0];
 }

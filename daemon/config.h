@@ -15,7 +15,7 @@ struct config {
     char socket[CONFIG_MAX_PATH];
     char state_dir[CONFIG_MAX_PATH];
     char key_file[CONFIG_MAX_PATH];
-    char ca_file[CONFIG_MAX_PATH]; /* "": the system's authorities */
+    char ca_file[CONFIG_MAX_PATH];  /* "": the system's authorities */
     char link_dir[CONFIG_MAX_PATH]; /* "": beside the program, then the installed place */
     struct engine_config engine;
     uid_t uids[CONFIG_MAX_UIDS];
@@ -24,12 +24,13 @@ struct config {
 };
 
 /*
- * Fills c for the account from $XDG_RUNTIME_DIR, $XDG_STATE_HOME, $XDG_CONFIG_HOME and $HOME. 0, or 1 with a text that
- * names what is missing.
+ * Fills c for the account from $XDG_RUNTIME_DIR, $XDG_STATE_HOME, $XDG_CONFIG_HOME and $HOME. 0, or 1 with a
+ * text that names what is missing.
  */
-#define CONFIG_TEXT 512
+#define CONFIG_TEXT 1024
 int config_defaults(struct config *c, const char *account, char ret_text[CONFIG_TEXT]) MUST_USE;
-/* Reads the INI file over c. 0 (also where a default file does not exist), or 1 with a text naming file, line and what is allowed. */
+/* Reads the INI file over c. 0 (also where a default file does not exist), or 1 with a text naming file, line
+ * and what is allowed. */
 int config_read(struct config *c, char ret_text[CONFIG_TEXT]) MUST_USE;
 
 #endif

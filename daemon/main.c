@@ -29,13 +29,16 @@ static const char usage[] =
         "  --version, --help\n"
         "\n"
         "Socket: $E2EED_SOCKET, else $XDG_RUNTIME_DIR/e2eed/NAME.sock\n"
-        "State:  $XDG_STATE_HOME/e2eed/NAME (else ~/.local/state/e2eed/NAME); its key in storage.key there, mode 0600\n"
-        "Exit status: 0 stopped, 64 usage, 65 damaged state, 69 already running, 70 fault, 73 no socket, 74 disk, 77 key refused, 78 configuration\n";
+        "State:  $XDG_STATE_HOME/e2eed/NAME (else ~/.local/state/e2eed/NAME); its key in storage.key there, "
+        "mode 0600\n"
+        "Exit status: 0 stopped, 64 usage, 65 damaged state, 69 already running, 70 fault, 73 no socket, 74 "
+        "disk, 77 key refused, 78 configuration\n";
 
 enum option_id { OPT_ACCOUNT = 1000, OPT_CONFIG, OPT_API_INFO, OPT_API_MARKDOWN, OPT_VERSION, OPT_HELP };
 
-static const struct option options[] = {{"account", required_argument, NULL, OPT_ACCOUNT}, {"config", required_argument, NULL, OPT_CONFIG},
-        {"api-info", no_argument, NULL, OPT_API_INFO}, {"api-markdown", no_argument, NULL, OPT_API_MARKDOWN}, {"version", no_argument, NULL, OPT_VERSION},
+static const struct option options[] = {{"account", required_argument, NULL, OPT_ACCOUNT},
+        {"config", required_argument, NULL, OPT_CONFIG}, {"api-info", no_argument, NULL, OPT_API_INFO},
+        {"api-markdown", no_argument, NULL, OPT_API_MARKDOWN}, {"version", no_argument, NULL, OPT_VERSION},
         {"help", no_argument, NULL, OPT_HELP}, {0}};
 
 struct arguments {
@@ -121,11 +124,8 @@ static int configure(struct config *c, const struct arguments *args)
         (void)fprintf(stderr, "e2eed: %s\n", text);
         return EX_CONFIG;
     }
-    if (!c->socket[0]) {
-        (void)fputs("e2eed: nowhere to listen: set XDG_RUNTIME_DIR, E2EED_SOCKET, or [local] socket in the configuration\n", stderr);
-        return EX_CONFIG;
-    }
-    if (!c->key_file[0] && snprintf(c->key_file, sizeof(c->key_file), "%s/storage.key", c->state_dir) >= (int)sizeof(c->key_file)) {
+    if (!c->key_file[0] && snprintf(c->key_file, sizeof(c->key_file), "%s/storage.key", c->state_dir) >=
+                                   (int)sizeof(c->key_file)) {
         (void)fputs("e2eed: the path of the state directory is too long\n", stderr);
         return EX_CONFIG;
     }
@@ -161,9 +161,9 @@ static int open_store(const struct config *c, struct store **ret_store)
         r = store_key_file(c->key_file, true, key);
     if (r < 0) {
         (void)fprintf(stderr, "e2eed: storage key %s: %s%s\n", c->key_file, strerror(-r),
-                r == -EPERM        ? " (it must be ours alone: chmod 600)"
-                        : r == -EINVAL ? " (it must hold 32 random bytes or 64 hexadecimal digits)"
-                                       : "");
+                r == -EPERM    ? " (it must be ours alone: chmod 600)"
+                : r == -EINVAL ? " (it must hold 32 random bytes or 64 hexadecimal digits)"
+                               : "");
         sodium_free(key);
         return r == -EPERM || r == -EACCES ? EX_NOPERM : EX_IOERR;
     }
@@ -184,7 +184,10 @@ static int app_status(int r, const struct config *c)
     if (r == -EADDRINUSE)
         (void)fprintf(stderr, "e2eed: %s: another daemon listens there\n", c->socket);
     else if (r == -EBADMSG)
-        (void)fprintf(stderr, "e2eed: %s: a record of the state is damaged; restore a backup or begin with an empty directory\n", c->state_dir);
+        (void)fprintf(stderr,
+                "e2eed: %s: a record of the state is damaged; restore a backup or begin with an empty "
+                "directory\n",
+                c->state_dir);
     else
         (void)fprintf(stderr, "e2eed: cannot start: %s (socket %s)\n", strerror(-r), c->socket);
     return r == -EADDRINUSE ? EX_UNAVAILABLE : r == -EBADMSG ? EX_DATAERR : EX_CANTCREAT;

@@ -1,12 +1,12 @@
 /*
  * What every layer of the daemon is written in.
  *
- * Results. An `int` result is 0 (done), a negative errno (fatal: the caller forwards it unchanged until the turn or
- * the process ends), or a positive value of the module's own enum (the direct caller handles it). Outputs named ret_…
- * are untouched unless the result is 0.
+ * Results. An `int` result is 0 (done), a negative errno (fatal: the caller forwards it unchanged until the
+ * turn or the process ends), or a positive value of the module's own enum (the direct caller handles it).
+ * Outputs named ret_… are untouched unless the result is 0.
  *
- * At the edge there are three outcomes: a hostile peer loses that message or connection, a local client gets a named
- * error, and our own fault is logged and ends the process.
+ * At the edge there are three outcomes: a hostile peer loses that message or connection, a local client gets
+ * a named error, and our own fault is logged and ends the process.
  */
 #ifndef E2EE_BASE_H
 #define E2EE_BASE_H

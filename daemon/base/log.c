@@ -21,7 +21,7 @@ static bool stderr_is_journal(void)
     struct stat st;
     unsigned long long dev, ino;
     return stream && fstat(STDERR_FILENO, &st) == 0 && sscanf(stream, "%llu:%llu", &dev, &ino) == 2 &&
-            st.st_dev == dev && st.st_ino == ino;
+           st.st_dev == dev && st.st_ino == ino;
 }
 
 void log_init(const char *program, enum log_level max)

@@ -71,7 +71,8 @@ struct envelope_view {
 /* 0 or RATCHET_MALFORMED. */
 int envelope_parse(const void *body, size_t n, struct envelope_view *ret_view) MUST_USE;
 
-/* One session; all of it in sodium_malloc memory. */
+/* One session; all of its secrets in sodium_malloc memory. A few freed blocks are kept, wiped, for the
+ * thread's next sessions. */
 struct ratchet;
 
 /* The initiator's side. peer and bundle are verified. 0, RATCHET_BAD_PEER, negative errno. */
@@ -81,7 +82,8 @@ int ratchet_initiate(const struct identity *me, const struct device *peer, const
 /*
  * The responder's side for the view of a first message; peer comes from view->entry, verified. one_time is
  * NULL if view->one_time_id is 0. Nothing is proven until the first ratchet_decrypt() succeeds: keep the
- * ratchet and delete the one-time key only then.
+ * ratchet and delete the one-time key only then. 0, RATCHET_BAD_PEER, RATCHET_FAILED (no handshake header, or
+ * prekeys other than it names), negative errno.
  */
 int ratchet_respond(const struct identity *me, const struct device *peer, const struct envelope_view *view,
         const struct prekey_secret *signed_prekey, const struct prekey_secret *one_time, uint64_t now_ms,
@@ -94,13 +96,16 @@ static inline void ratchet_freep(struct ratchet **r)
 
 /*
  * Encrypts one message and appends the envelope body. in->seq and in->seen are filled. The caller must make
- * the new state durable before the envelope leaves. 0, RATCHET_EXHAUSTED, negative errno.
+ * the new state durable before the envelope leaves. 0, RATCHET_EXHAUSTED, negative errno: -EINVAL for a
+ * message that inner_ok() (inner.h) refuses and for a responder that has decrypted nothing yet, -EMSGSIZE
+ * where out is too small.
  */
 int ratchet_encrypt(struct ratchet *r, struct inner *in, uint64_t now_ms, const struct rng *rng,
         struct buf *out) MUST_USE;
 /*
- * Decrypts. plaintext is a secret buffer of the caller's, overwritten; ret_inner->body points into it.
- * 0, RATCHET_FAILED, negative errno; on all but 0 the session is unchanged.
+ * Decrypts. plaintext is a secret buffer of the caller's, overwritten (emptied on failure); ret_inner->body
+ * points into it. rng serves the answer to a KEM offer. 0, RATCHET_FAILED, negative errno; on all but 0 the
+ * session is unchanged.
  */
 int ratchet_decrypt(struct ratchet *r, const struct envelope_view *view, uint64_t now_ms,
         const struct rng *rng, struct buf *plaintext, struct inner *ret_inner) MUST_USE;
@@ -120,9 +125,11 @@ uint64_t ratchet_sent(const struct ratchet *r);
 uint64_t ratchet_seen_by_peer(const struct ratchet *r);
 /* Highest seq received; 0 before the first message. */
 uint64_t ratchet_received(const struct ratchet *r);
-/* True once the peer has answered (the handshake header is no longer sent). */
+/* True once anything of the peer was decrypted; for an initiator: it has answered, and the handshake header
+ * is no longer sent. */
 bool ratchet_answered(const struct ratchet *r);
-/* True while the session rests on a signed prekey alone (no one-time pair) and the peer has not answered. */
+/* True while the session rests on a signed prekey alone (no one-time pair): until the peer has used a fresh
+ * key of ours. */
 bool ratchet_weak(const struct ratchet *r);
 /* Drops skipped keys older than RATCHET_SKIPPED_MS. True if anything changed. */
 bool ratchet_expire(struct ratchet *r, uint64_t now_ms);

@@ -32,7 +32,7 @@ void pipe_owe_connected(struct pipe *p, const struct link_connected *m);
 void pipe_owe_pong(struct pipe *p);
 void pipe_owe_rtt(struct pipe *p, uint32_t microseconds);
 void pipe_owe_closed(struct pipe *p, uint16_t code, const char *reason);
-/* Sends what is owed, CLOSED last. 0: nothing is owed any more. PIPE_FULL: try again when writable. PIPE_GONE. */
+/* Sends what is owed, CLOSED last. 0: nothing is owed any more. PIPE_FULL: not all was sent. PIPE_GONE. */
 int pipe_flush(struct pipe *p) MUST_USE;
 
 /*

@@ -77,6 +77,10 @@ static int create(struct engine *e, uint64_t ticket, const struct mp_value *para
 static int unmake(struct engine *e)
 {
     int r = meta_wipe(e);
+    if (r == 0)
+        r = relay_abandon(e);
+    if (r == 0)
+        r = wait_abandon(e);
     engine_clear(e);
     return r < 0 ? r : effect_text(e, EFFECT_DISCONNECT, "", 0);
 }
@@ -88,27 +92,38 @@ static int create_failed(struct engine *e, enum api_error error, const char *tex
     return r < 0 ? r : answer_fail(e, ticket, error, 0, "account.create: %s", text);
 }
 
+/* The relay hears of it first; without its answer everything stays. */
+static int unregister(struct engine *e, uint64_t ticket)
+{
+    CLEANUP_BUF struct buf b = {0};
+    struct relay_unregister m = {.time_ms = e->now};
+    struct request rq = {.kind = REQ_UNREGISTER, .ref = relay_next_ref(e), .ticket = ticket};
+    int r;
+    identity_sign_delete(e->id, e->relay_nonce, &m);
+    buf_init(&b, 256);
+    relay_put_unregister(&b, rq.ref, &m);
+    r = relay_request(e, &rq, &b);
+    return r > 0 ? answer_fail(e, ticket, API_QUEUE_FULL, 1000, "account.delete: too many questions to the relay are open") : r;
+}
+
 static int delete(struct engine *e, uint64_t ticket, const struct mp_value *params)
 {
     char user[RELAY_MAX_NAME + 2] = "";
-    int r = 0;
+    int r;
     (void)param_str(params, "user", user, sizeof(user));
     if (strcmp(user, identity_name(e->id)) != 0)
         return answer_fail(e, ticket, API_INVALID_PARAMS, 0, "account.delete: 'user' must name the account, '%s', to confirm", identity_name(e->id));
-    if (e->conn != CONN_ONLINE && e->registered)
+    if (e->conn == CONN_ONLINE)
+        return unregister(e, ticket);
+    if (e->registered)
         return answer_fail(e, ticket, API_NOT_CONNECTED, 5000, "account.delete: not connected; the relay must hear of it, or the name stays taken");
-    if (e->conn == CONN_ONLINE) {
-        CLEANUP_BUF struct buf b = {0};
-        struct relay_unregister m = {.time_ms = e->now};
-        identity_sign_delete(e->id, e->relay_nonce, &m);
-        buf_init(&b, 256);
-        relay_put_unregister(&b, relay_next_ref(e), &m);
-        r = buf_status(&b);
-        if (r == 0)
-            r = effect_push(e, EFFECT_SEND, b.data, b.len);
-    }
-    if (r == 0)
-        r = unmake(e);
+    r = unmake(e);
+    return r < 0 ? r : answer_ok(e, ticket, NULL);
+}
+
+int account_unregistered(struct engine *e, uint64_t ticket)
+{
+    int r = unmake(e);
     return r < 0 ? r : answer_ok(e, ticket, NULL);
 }
 

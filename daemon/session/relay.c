@@ -366,6 +366,8 @@ int relay_answer(struct engine *e, uint8_t type, uint32_t ref, struct cursor *c)
         return 0; /* an answer after its deadline */
     if (type == RELAY_OK) {
         (void)request_take(e, ref, &rq);
+        if (rq.kind == REQ_UNREGISTER)
+            return account_unregistered(e, rq.ticket);
         return rq.kind == REQ_REGISTER && e->conn == CONN_REGISTERING ? account_authenticate(e) : 0;
     }
     if (kind_of(type) != request_find(e, ref)->kind)
@@ -419,6 +421,8 @@ static int request_failed(struct engine *e, const struct request *rq, enum api_e
         return relay_undefer(e, user, error, retry_after_ms, text);
     case REQ_USERS:
         return answer_fail(e, rq->ticket, error, retry_after_ms, "users: %s", text);
+    case REQ_UNREGISTER:
+        return answer_fail(e, rq->ticket, error, retry_after_ms, "account.delete: %s", text);
     case REQ_PREKEYS:
         e->prekeys_wanted = true;
         e->relay_one_time = e->relay_signed_id = 0;
@@ -438,7 +442,7 @@ int relay_error(struct engine *e, uint32_t ref, const struct relay_error_msg *m)
     if (e->conn != CONN_ONLINE)
         return account_refused(e, m);
     r = request_failed(e, &rq, m->code == RELAY_ERR_RATE_LIMITED ? API_RATE_LIMITED : API_RELAY_REFUSED, m->retry_after_ms, text);
-    if (r < 0 || rq.kind == REQ_CLAIM || rq.kind == REQ_LOOKUP || rq.kind == REQ_USERS)
+    if (r < 0 || rq.kind == REQ_CLAIM || rq.kind == REQ_LOOKUP || rq.kind == REQ_USERS || rq.kind == REQ_UNREGISTER)
         return r;
     (void)snprintf(e->last_error, sizeof(e->last_error), "%s", text);
     r = event_error(e, m->code == RELAY_ERR_REPLACED ? "REPLACED" : "RELAY_ERROR", NULL, "the relay says: %s", text);
@@ -457,8 +461,8 @@ int relay_reset(struct engine *e)
             p->claim_not_before_ms = 0;
         }
     for (size_t i = 0; r == 0 && i < e->n_requests; i++)
-        if (e->requests[i].kind == REQ_USERS)
-            r = answer_fail(e, e->requests[i].ticket, API_NOT_CONNECTED, 1000, "users: the connection to the relay was lost");
+        if (e->requests[i].kind == REQ_USERS || e->requests[i].kind == REQ_UNREGISTER)
+            r = request_failed(e, &e->requests[i], API_NOT_CONNECTED, 1000, "the connection to the relay was lost");
     e->n_requests = 0;
     e->n_watched = 0;
     e->prekeys_wanted = false;
@@ -483,5 +487,18 @@ int relay_tick(struct engine *e)
         if (d->deadline_ms <= e->now)
             r = deferred_end(e, d, API_NOT_CONNECTED, 5000, "not connected to the relay, and this user is not known here yet; try again later");
     }
+    return r;
+}
+
+int relay_abandon(struct engine *e)
+{
+    struct deferred *d;
+    int r = 0;
+    for (size_t i = 0; r == 0 && i < e->n_requests; i++)
+        if (e->requests[i].kind == REQ_USERS || e->requests[i].kind == REQ_UNREGISTER)
+            r = request_failed(e, &e->requests[i], API_NO_ACCOUNT, 0, "the account is gone");
+    e->n_requests = 0;
+    while (r == 0 && (d = TAILQ_FIRST(&e->deferred)))
+        r = deferred_end(e, d, API_NO_ACCOUNT, 0, "the account is gone");
     return r;
 }

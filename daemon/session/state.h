@@ -450,6 +450,8 @@ int control_tick(struct engine *e) MUST_USE;
 int wait_call(struct engine *e, uint64_t ticket, const struct mp_value *params) MUST_USE;
 int wait_notify(struct engine *e, const struct message_id *id, uint8_t state, const char *reason) MUST_USE;
 int wait_tick(struct engine *e) MUST_USE;
+/* The account is gone: everybody who waits is told. */
+int wait_abandon(struct engine *e) MUST_USE;
 
 /* inbox.c */
 int inbox_deliver(struct engine *e, struct cursor *c) MUST_USE;
@@ -481,6 +483,8 @@ int account_call(struct engine *e, uint64_t ticket, const char *method, const st
 int account_challenge(struct engine *e, struct cursor *c) MUST_USE;
 int account_welcome(struct engine *e, struct cursor *c) MUST_USE;
 int account_authenticate(struct engine *e) MUST_USE;
+/* The relay has forgotten us; so do we. */
+int account_unregistered(struct engine *e, uint64_t ticket) MUST_USE;
 int account_refused(struct engine *e, const struct relay_error_msg *m) MUST_USE;
 /* Text of a relay's error for people. */
 void relay_text(const struct relay_error_msg *m, char ret_text[128]);
@@ -510,6 +514,7 @@ int relay_online(struct engine *e) MUST_USE;
 int relay_error(struct engine *e, uint32_t ref, const struct relay_error_msg *m) MUST_USE;
 int relay_answer(struct engine *e, uint8_t type, uint32_t ref, struct cursor *c) MUST_USE;
 int relay_tick(struct engine *e) MUST_USE;
+int relay_abandon(struct engine *e) MUST_USE;
 int relay_users_call(struct engine *e, uint64_t ticket, const struct mp_value *params) MUST_USE;
 /* Makes the call again once the directory has answered for user. */
 int relay_defer(struct engine *e, uint64_t ticket, const char *method, const struct mp_value *params, const char *user) MUST_USE;

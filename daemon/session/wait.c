@@ -118,3 +118,14 @@ bool engine_forget(struct engine *e, uint64_t ticket)
         }
     return false;
 }
+
+int wait_abandon(struct engine *e)
+{
+    struct wait *w;
+    int r = 0;
+    while (r == 0 && (w = TAILQ_FIRST(&e->waits))) {
+        r = answer_fail(e, w->ticket, API_NO_ACCOUNT, 0, "wait: the account is gone");
+        wait_free(e, w);
+    }
+    return r;
+}

@@ -81,7 +81,7 @@ void transport_free(struct transport *t);
  */
 int transport_set_url(struct transport *t, const char *url, const char *ca_file) MUST_USE;
 
-/* Hands one relay message over (copied). TRANSPORT_FULL, _DOWN, _TOO_LARGE, -ENOMEM. 0 promises no delivery. */
+/* Hands over one relay message (copied). TRANSPORT_FULL, _DOWN, _TOO_LARGE, -ENOMEM. 0 is no promise. */
 int transport_send(struct transport *t, const void *p, size_t n) MUST_USE;
 /* The same for a text frame. */
 int transport_send_text(struct transport *t, const void *p, size_t n) MUST_USE;

@@ -263,6 +263,11 @@ static bool unwrap(
     mp_view(&empty_map, 1, ret_map);
     if (params->type == MP_NIL || (params->type == MP_ARRAY && params->count == 0))
         return true;
+    /* What npm's framed-msgpack-rpc makes of invoke(method, {…}). */
+    if (params->type == MP_MAP) {
+        *ret_map = *params;
+        return true;
+    }
     if (params->type == MP_ARRAY && params->count == 1) {
         struct mp_value one;
 

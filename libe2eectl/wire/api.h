@@ -1,6 +1,7 @@
 /*
- * The local API as data: every method, parameter, event and error, with the release that brought it. The daemon
- * checks requests against it, api_info and docs/API.md are printed from it, and the client library names errors by it.
+ * The local API as data: every method, parameter, event and error, with the release that brought it. The
+ * daemon checks requests against it, api_info and docs/API.md are printed from it, and the client library
+ * names errors by it.
  */
 #ifndef E2EE_API_H
 #define E2EE_API_H
@@ -76,10 +77,12 @@ struct api_field {
     const char *name;
     enum api_type type;
     bool required;
-    uint64_t max; /* UINT: greatest value; STRING, BYTES: most bytes; STRINGS: most elements; 0 in results: not stated */
+    uint64_t max; /* UINT: greatest value; STRING, BYTES: most bytes; STRINGS: most elements; 0 in results:
+                     not stated */
     const char *since;
     const char *text;
-    const char *const *choices; /* NULL, or the strings allowed (STRING, and each of STRINGS); ends with NULL */
+    const char *const
+            *choices; /* NULL, or the strings allowed (STRING, and each of STRINGS); ends with NULL */
 };
 
 struct api_method {
@@ -115,10 +118,11 @@ const struct api_event *api_find_event(const void *name, size_t n);
 const struct api_error_info *api_error_info(enum api_error code);
 
 /*
- * Checks a request's params ([], [nil] and nil are no parameters, [map] is the rest) against the method. 0 with the map
- * (an empty one where there is none), or API_INVALID_PARAMS with a text that names the parameter and what is allowed.
- * After 0 each parameter that is in the map has the type, size and choice that the table says. What several
- * parameters must be together (exactly one of text and bytes) is for the handler to check. Allocates nothing.
+ * Checks a request's params ([], [nil] and nil are no parameters, [map] is the rest) against the method. 0
+ * with the map (an empty one where there is none), or API_INVALID_PARAMS with a text that names the parameter
+ * and what is allowed. After 0 each parameter that is in the map has the type, size and choice that the table
+ * says. What several parameters must be together (exactly one of text and bytes) is for the handler to check.
+ * Allocates nothing.
  */
 #define API_MAX_TEXT 256
 int api_check_params(const struct api_method *m, const struct mp_value *params, struct mp_value *ret_map,

@@ -1,8 +1,9 @@
 /*
  * Bounded buffers: the only way to and from the bytes of a wire or a record.
  *
- * Both directions have a sticky error, so that an encoder or a decoder reads like the schema that it implements: call
- * after call, and one check at the end. All integers are little-endian. LP(x) is a u32 length and the bytes.
+ * Both directions have a sticky error, so that an encoder or a decoder reads like the schema that it
+ * implements: call after call, and one check at the end. All integers are little-endian. LP(x) is a u32
+ * length and the bytes.
  */
 #ifndef E2EE_BUF_H
 #define E2EE_BUF_H
@@ -21,8 +22,9 @@ enum wire_status {
 };
 
 /*
- * Growing output, never longer than `max`. `secret` buffers wipe every byte that they release. After a failure each
- * further call does nothing; buf_status() tells. A zeroed struct is a valid empty buffer whose max is 0.
+ * Growing output, never longer than `max`. `secret` buffers wipe every byte that they release. After a
+ * failure each further call does nothing; buf_status() tells. A zeroed struct is a valid empty buffer whose
+ * max is 0.
  */
 struct buf {
     uint8_t *data;
@@ -54,15 +56,16 @@ void buf_lp(struct buf *b, const void *p, size_t n);
 void buf_zero(struct buf *b, size_t n);
 /* Room for n bytes, counted as written; NULL after an error. Valid until the next call on b. */
 uint8_t *buf_reserve(struct buf *b, size_t n);
-/* Drops what was written after the first len bytes (and wipes it, if secret), in spite of an error, which stays. */
+/* Drops what was written after the first len bytes (and wipes it, if secret), in spite of an error, which
+ * stays. */
 void buf_truncate(struct buf *b, size_t len);
 /* Overwrites a u16 or u32 written earlier at `at` (for counts known only at the end). */
 void buf_patch_u16(struct buf *b, size_t at, uint16_t v);
 void buf_patch_u32(struct buf *b, size_t at, uint32_t v);
 
 /*
- * Cursor over bytes that somebody else owns and keeps alive. Past the end every read yields zeros or NULL and the
- * error sticks.
+ * Cursor over bytes that somebody else owns and keeps alive. Past the end every read yields zeros or NULL and
+ * the error sticks.
  */
 struct cursor {
     const uint8_t *p;

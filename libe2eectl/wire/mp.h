@@ -1,11 +1,12 @@
 /*
  * MessagePack, checked. The sole user of msgpack-c.
  *
- * Reading: a walk that allocates nothing bounds every length by the bytes present and the depth by MP_MAX_DEPTH
- * before anything else looks at the bytes. After it, values are read in place through struct mp_value, a view of one
- * encoded value inside the caller's bytes. Only the types of JSON plus bin: extension types, non-string map keys and
- * integers beyond ±2^53 are refused, and so are a duplicate key, a map of more than MP_MAX_PAIRS and a number that is
- * not finite. Strings may hold any byte: whoever needs UTF-8 checks it (text.h).
+ * Reading: a walk that allocates nothing bounds every length by the bytes present and the depth by
+ * MP_MAX_DEPTH before anything else looks at the bytes. After it, values are read in place through struct
+ * mp_value, a view of one encoded value inside the caller's bytes. Only the types of JSON plus bin: extension
+ * types, non-string map keys and integers beyond ±2^53 are refused, and so are a duplicate key, a map of more
+ * than MP_MAX_PAIRS and a number that is not finite. Strings may hold any byte: whoever needs UTF-8 checks it
+ * (text.h).
  *
  * Writing: straight into a struct buf, sticky error there.
  */
@@ -32,18 +33,19 @@ struct mp_value {
 };
 
 /*
- * Length of the one value at p, its checks made. WIRE_OK; WIRE_INCOMPLETE if p ends inside it (and what is there could
- * still become a value of at most max bytes); WIRE_MALFORMED otherwise, with a short reason for people in *ret_why
- * (a string constant). With WIRE_INCOMPLETE *ret_len is the fewest bytes that the value can have in all, more than n:
- * who waits for that many before asking again spends O(n) on a value however small the pieces it comes in.
- * O(n log MP_MAX_PAIRS), no recursion, no allocation, 70 KiB of stack.
+ * Length of the one value at p, its checks made. WIRE_OK; WIRE_INCOMPLETE if p ends inside it (and what is
+ * there could still become a value of at most max bytes); WIRE_MALFORMED otherwise, with a short reason for
+ * people in *ret_why (a string constant). With WIRE_INCOMPLETE *ret_len is the fewest bytes that the value
+ * can have in all, more than n: who waits for that many before asking again spends O(n) on a value however
+ * small the pieces it comes in. O(n log MP_MAX_PAIRS), no recursion, no allocation, 70 KiB of stack.
  */
 int mp_measure(const void *p, size_t n, size_t max, size_t *ret_len, const char **ret_why) MUST_USE;
 
 /* Views the value at p, which has passed mp_measure(). */
 void mp_view(const void *p, size_t n, struct mp_value *ret_value);
 
-/* Steps over the elements of an array or the pairs of a map: `while (mp_next(&it, &key, &value))`. key may be NULL for arrays. */
+/* Steps over the elements of an array or the pairs of a map: `while (mp_next(&it, &key, &value))`. key may be
+ * NULL for arrays. */
 struct mp_iter {
     const uint8_t *p;
     const uint8_t *end;
@@ -83,10 +85,10 @@ struct buf *mp_key(struct mp_map *m, const char *key);
 void mp_map_end(struct mp_map *m);
 
 /*
- * JSON text (UTF-8, RFC 8259) to MessagePack and back; depth, pairs and integers bounded as above, duplicate keys refused.
- * Bytes are {"base64": "…"} (RFC 4648, padded) in JSON, both ways: an object with this one member is bytes. Strings
- * that are no UTF-8 get U+FFFD on the way out. WIRE_OK, WIRE_MALFORMED with a reason (a string constant), or the
- * negative error of b; b holds then a part of the value.
+ * JSON text (UTF-8, RFC 8259) to MessagePack and back; depth, pairs and integers bounded as above, duplicate
+ * keys refused. Bytes are {"base64": "…"} (RFC 4648, padded) in JSON, both ways: an object with this one
+ * member is bytes. Strings that are no UTF-8 get U+FFFD on the way out. WIRE_OK, WIRE_MALFORMED with a reason
+ * (a string constant), or the negative error of b; b holds then a part of the value.
  */
 int mp_from_json(struct buf *b, const char *json, size_t n, const char **ret_why) MUST_USE;
 void mp_to_json(struct buf *out, const struct mp_value *v);

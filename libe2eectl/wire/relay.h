@@ -1,9 +1,9 @@
 /*
  * The relay protocol (docs/PROTOCOL.md, section 8): encode and decode, side by side, for both ends.
  *
- * Encoders append one whole relay message to a struct buf (its sticky error tells); batches are built by begin, one
- * call an item, end. Decoders read from the bytes of one relay message; every pointer in a decoded struct points into
- * them and lives as long as they do. Nothing is allocated.
+ * Encoders append one whole relay message to a struct buf (its sticky error tells); batches are built by
+ * begin, one call an item, end. Decoders read from the bytes of one relay message; every pointer in a decoded
+ * struct points into them and lives as long as they do. Nothing is allocated.
  */
 #ifndef E2EE_RELAY_H
 #define E2EE_RELAY_H
@@ -13,7 +13,7 @@
 #define RELAY_SUBPROTOCOL "e2ee.v1"
 #define RELAY_VERSION 1
 #define RELAY_MAX_MESSAGE 131072u
-#define RELAY_MAX_BODY 98304u /* one envelope body */
+#define RELAY_MAX_BODY 98304u   /* one envelope body */
 #define RELAY_BATCH_FILL 65536u /* a batch is sent once it is this long */
 #define RELAY_MAX_BATCH 1024u
 #define RELAY_WINDOW 1024u
@@ -224,9 +224,10 @@ void relay_read_address(struct cursor *c, struct address *ret_a);
 int relay_read_head(struct cursor *c, uint8_t *ret_type, uint32_t *ret_ref) MUST_USE;
 
 /*
- * One message, all of it: each reads to the end of c and answers WIRE_OK or WIRE_MALFORMED. Whatever section 8 rules
- * out is malformed: a user name that is none, device 0, an enumerated value it does not list (not error codes and the
- * version of CHALLENGE, which the caller judges), a count or a length over the limits above. Texts may hold any byte.
+ * One message, all of it: each reads to the end of c and answers WIRE_OK or WIRE_MALFORMED. Whatever section
+ * 8 rules out is malformed: a user name that is none, device 0, an enumerated value it does not list (not
+ * error codes and the version of CHALLENGE, which the caller judges), a count or a length over the limits
+ * above. Texts may hold any byte.
  */
 void relay_put_challenge(struct buf *b, const struct relay_challenge *m);
 int relay_get_challenge(struct cursor *c, struct relay_challenge *ret_m) MUST_USE;
@@ -259,9 +260,10 @@ void relay_put_unregister(struct buf *b, uint32_t ref, const struct relay_unregi
 int relay_get_unregister(struct cursor *c, struct relay_unregister *ret_m) MUST_USE;
 
 /*
- * Batches: relay_begin empties the buffer and writes head and count, an item call appends and counts, relay_batch_len
- * tells how long the message is so far (the head included). An empty batch must not be sent, PRESENCE and USERS
- * excepted. More than RELAY_MAX_BATCH items or RELAY_MAX_MESSAGE bytes are -EMSGSIZE in the buffer.
+ * Batches: relay_begin empties the buffer and writes head and count, an item call appends and counts,
+ * relay_batch_len tells how long the message is so far (the head included). An empty batch must not be sent,
+ * PRESENCE and USERS excepted. More than RELAY_MAX_BATCH items or RELAY_MAX_MESSAGE bytes are -EMSGSIZE in
+ * the buffer.
  */
 void relay_begin(struct buf *b, enum relay_type type, uint32_t ref);
 void relay_add_submitted(struct buf *b, const struct relay_submitted_item *m);
@@ -279,8 +281,9 @@ void relay_begin_users(struct buf *b, uint32_t ref, bool more);
 void relay_add_user(struct buf *b, const struct relay_user *m);
 
 /*
- * Reading a batch: relay_read_count (1..max items, else WIRE_MALFORMED; USERS and PRESENCE may be empty: min 0), then
- * one call an item, then cursor_end(). An item call after a failure yields zeros and leaves the error in c.
+ * Reading a batch: relay_read_count (1..max items, else WIRE_MALFORMED; USERS and PRESENCE may be empty: min
+ * 0), then one call an item, then cursor_end(). An item call after a failure yields zeros and leaves the
+ * error in c.
  */
 int relay_read_count(struct cursor *c, uint16_t min, uint16_t max, uint16_t *ret_count) MUST_USE;
 int relay_read_users(struct cursor *c, bool *ret_more, uint16_t *ret_count) MUST_USE;
@@ -294,11 +297,12 @@ int relay_next_query(struct cursor *c, struct relay_query_item *ret_m) MUST_USE;
 int relay_next_watch(struct cursor *c, struct address *ret_who) MUST_USE;
 int relay_next_user(struct cursor *c, struct relay_user *ret_m) MUST_USE;
 
-/* What RAK signs for AUTH, and AK for UNREGISTER (both ends build the same bytes). exporter is NULL without TLS. */
+/* What RAK signs for AUTH, and AK for UNREGISTER (both ends build the same bytes). exporter is NULL without
+ * TLS. */
 void relay_auth_signed(struct buf *b, const struct relay_auth *m, const uint8_t relay_nonce[RELAY_NONCE_LEN],
         const uint8_t *exporter);
-void relay_delete_signed(struct buf *b, const uint8_t relay_nonce[RELAY_NONCE_LEN], const uint8_t uid[UID_LEN],
-        uint64_t time_ms);
+void relay_delete_signed(struct buf *b, const uint8_t relay_nonce[RELAY_NONCE_LEN],
+        const uint8_t uid[UID_LEN], uint64_t time_ms);
 
 /* True for 1 to 64 bytes of a-z 0-9 . _ - that begin with a letter or digit. */
 bool user_name_ok(const void *p, size_t n);
@@ -343,11 +347,11 @@ struct prekey_record {
     struct span body;
     uint8_t uid[UID_LEN];
     uint32_t device;
-    uint64_t list_n;   /* 0 for one-time */
-    uint16_t suite;    /* 0 for one-time */
+    uint64_t list_n; /* 0 for one-time */
+    uint16_t suite;  /* 0 for one-time */
     uint32_t id;
     uint8_t x25519[32];
-    const uint8_t *mlkem; /* 1184 bytes */
+    const uint8_t *mlkem;                 /* 1184 bytes */
     uint64_t not_before_ms, not_after_ms; /* 0 for one-time */
     const uint8_t *signature;
 };

@@ -72,8 +72,9 @@ static int read_kind(
     if (kind->type != MP_INT || kind->integer < RPC_REQUEST || kind->integer > RPC_NOTIFY)
         return refuse(ret_why, "a message does not begin with 0 (request), 1 (response) or 2 (notification)");
     *ret_kind = (enum rpc_kind)kind->integer;
-    if (elements != (*ret_kind == RPC_NOTIFY ? 3 : 4))
-        return refuse(ret_why, "a request or response has 4 elements, a notification 3");
+    /* framed-msgpack-rpc of npm numbers its notifications, too. */
+    if (elements != 4 && (*ret_kind != RPC_NOTIFY || elements != 3))
+        return refuse(ret_why, "a request or response has 4 elements, a notification 3 or 4");
     return WIRE_OK;
 }
 
@@ -102,7 +103,7 @@ static int read_message(const uint8_t *p, size_t n, struct rpc_message *ret_m, c
     r = read_kind(&kind, whole.count, &m.kind, ret_why);
     if (r != WIRE_OK)
         return r;
-    if (m.kind != RPC_NOTIFY) {
+    if (whole.count == 4) {
         (void)mp_next(&it, NULL, &id);
         if (!is_u32(&id))
             return refuse(ret_why, "the message id is not an integer within 0..4294967295");

@@ -323,13 +323,15 @@ class Listen(Case):
         self.fails(75, "listen", "--consumer=one", "--types=message", "--count=1", "--timeout=200ms")
 
     def test_not_written_is_not_acknowledged(self):
-        self.send("kept")
+        since = self.lines("status")[0]["last_seq"]
+        self.send("kept", "later")
+        command = ["listen", "--consumer=full", "--types=message", "--count=1", "--timeout=5s"]
+        self.ok("api", "ack", json.dumps({"consumer": "full", "seq": since}))
         with open("/dev/full", "wb") as full:
-            r = subprocess.run([E2EECTL, "--json", "listen", "--consumer=full", "--types=message", "--count=1"], stdout=full,
-                               stderr=subprocess.PIPE, env=self.env, timeout=10)
+            r = subprocess.run([E2EECTL, *command], stdout=full, stderr=subprocess.PIPE, env=self.env, timeout=10)
         self.assertEqual(r.returncode, 74, r)
-        e = self.lines("listen", "--consumer=full", "--types=message", "--count=1", "--timeout=5s")
-        self.assertTrue(e[0]["text"])
+        self.assertEqual([e["text"] for e in self.lines(*command)], ["kept"])
+        self.assertEqual([e["text"] for e in self.lines(*command)], ["later"])
 
     def start(self, *args):
         p = subprocess.Popen([E2EECTL, "--json", "listen", *args], stdout=subprocess.PIPE, env=self.env)

@@ -1,7 +1,7 @@
 /*
- * What a fuzz target gives and gets. A target is one file with LLVMFuzzerTestOneInput(), which libFuzzer and the
- * driver call, and fuzz_generate(), which writes one input as the format's grammar wants it, with boundary
- * sizes and a lie here and there. Without libFuzzer the driver is the program:
+ * What a fuzz target gives and gets. A target is one file with LLVMFuzzerTestOneInput(), which libFuzzer and
+ * the driver call, and fuzz_generate(), which writes one input as the format's grammar wants it, with
+ * boundary sizes and a lie here and there. Without libFuzzer the driver is the program:
  *
  *     fuzz_NAME FILE…                    replays files (a corpus, a crash)
  *     fuzz_NAME --generate SEED COUNT    COUNT inputs from the generator; input i is that of seed SEED + i
@@ -46,10 +46,10 @@ void gen_text(struct gen *g, const char *s);
 void gen_random(struct gen *g, size_t n);
 
 /* An assertion that names itself; the driver adds the seed. */
-#define FUZZ_CHECK(condition) \
-    do { \
-        if (!(condition)) \
-            fuzz_fail(__FILE__, __LINE__, #condition); \
+#define FUZZ_CHECK(condition)                                                                                \
+    do {                                                                                                     \
+        if (!(condition))                                                                                    \
+            fuzz_fail(__FILE__, __LINE__, #condition);                                                       \
     } while (0)
 void fuzz_fail(const char *file, int line, const char *what) __attribute__((noreturn));
 

@@ -6,7 +6,8 @@
 
 #include "driver.h"
 
-/* One value with at most `depth` levels of arrays and maps; now and then with a length or a type that is wrong. */
+/* One value with at most `depth` levels of arrays and maps; now and then with a length or a type that is
+ * wrong. */
 void gen_mp_value(struct gen *g, unsigned depth);
 /* A length head of str, bin, array or map in a form that fits, or sometimes not the shortest. */
 enum gen_mp_kind { GEN_STR, GEN_BIN, GEN_ARRAY, GEN_MAP };

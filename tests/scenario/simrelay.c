@@ -53,6 +53,7 @@ struct simrelay {
     struct rng rng;
     struct simrelay_hooks hooks;
     struct simrelay_lies lies;
+    struct simrelay_liar liar;
     uint64_t now, claims;
     uint8_t store_id[16];
     enum relay_registration registration;
@@ -173,9 +174,9 @@ struct simrelay_lies *simrelay_lies(struct simrelay *sr)
     return &sr->lies;
 }
 
-void simrelay_set_hooks(struct simrelay *sr, const struct simrelay_hooks *hooks)
+void simrelay_set_liar(struct simrelay *sr, const struct simrelay_liar *liar)
 {
-    sr->hooks = *hooks;
+    sr->liar = *liar;
 }
 
 void simrelay_registration(struct simrelay *sr, enum relay_registration registration, const char *token)
@@ -503,8 +504,8 @@ static void take_lookup(struct simrelay *sr, struct conn *c, uint32_t ref, struc
         for (size_t i = 0; i < a->entries; i++)
             answer.entry[answer.entries++] = (struct span){.p = a->entry[i].p, .n = a->entry[i].n};
     }
-    if (sr->hooks.account)
-        sr->hooks.account(sr->hooks.ctx, &answer);
+    if (sr->liar.account)
+        sr->liar.account(sr->liar.ctx, &answer);
     relay_put_account(&b, ref, &answer);
     say(sr, c, &b);
 }
@@ -533,8 +534,8 @@ static void take_claim(struct simrelay *sr, struct conn *c, uint32_t ref, struct
             answer.one_time = (struct span){.p = one_time.p, .n = one_time.n};
         }
     }
-    if (sr->hooks.bundle)
-        sr->hooks.bundle(sr->hooks.ctx, &who, &answer);
+    if (sr->liar.bundle)
+        sr->liar.bundle(sr->liar.ctx, &who, &answer);
     relay_put_bundle(&b, ref, &answer);
     say(sr, c, &b);
     bytes_free(&one_time);
@@ -656,7 +657,7 @@ static uint8_t submit_one(struct simrelay *sr, struct conn *c, const struct rela
     if (chance(sr, sr->lies.retry))
         return SUBMIT_RETRY;
     keep_history(x, m->body);
-    if (sr->hooks.submit && !sr->hooks.submit(sr->hooks.ctx, &c->account->box.who, m))
+    if (sr->liar.submit && !sr->liar.submit(sr->liar.ctx, &c->account->box.who, m))
         return SUBMIT_STORED;
     if (chance(sr, sr->lies.forget))
         return SUBMIT_STORED;

@@ -40,7 +40,10 @@ struct simrelay_hooks {
     void (*send)(void *ctx, int conn, const void *p, size_t n);
     /* The relay ends a connection. */
     void (*close)(void *ctx, int conn);
-    /* May change what is about to be said; all NULL by default. */
+};
+struct simrelay_liar {
+    void *ctx;
+    /* Each may be NULL, or changes what is about to be said. */
     void (*account)(void *ctx, struct relay_account *m);
     void (*bundle)(void *ctx, const struct address *who, struct relay_bundle *m);
     /* false: not stored (and nevertheless answered as stored). */
@@ -52,7 +55,7 @@ struct simrelay *simrelay_copy(const struct simrelay *sr, const struct rng *rng,
 void simrelay_free(struct simrelay *sr);
 void simrelay_set_time(struct simrelay *sr, uint64_t now_ms);
 struct simrelay_lies *simrelay_lies(struct simrelay *sr);
-void simrelay_set_hooks(struct simrelay *sr, const struct simrelay_hooks *hooks);
+void simrelay_set_liar(struct simrelay *sr, const struct simrelay_liar *liar);
 void simrelay_registration(struct simrelay *sr, enum relay_registration registration, const char *token);
 
 /* A new connection: the number, and the CHALLENGE is on its way. */

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
@@ -137,6 +138,7 @@ int main(int argc, char **argv)
     const struct rlimit none = {0};
     const char *how = argc > 1 ? strrchr(argv[argc - 1], '/') : NULL;
     how = how ? how + 1 : "echo";
+    (void)prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     (void)setrlimit(RLIMIT_CORE, &none);
     if (strcmp(how, "mute") == 0)
         echo(true);

@@ -110,7 +110,7 @@ static struct relay_auth make_auth(
     const struct device_keys *keys = &a->device[device - 1];
     const struct account *bob = &p->env->bob;
     const char *host = lie->host ? lie->host : HOST;
-    const uint8_t exporter[EXPORTER_LEN] = {9};
+    const uint8_t exporter[EXPORTER_LEN] = {lie->zero_exporter ? 0 : 9};
     const uint8_t *public = keys->rak, *secret = keys->rak_secret;
     uint8_t nonce[RELAY_NONCE_LEN];
     struct relay_auth m = {.who = address_of(a, lie->third_device ? 3 : device),

@@ -56,7 +56,7 @@ extern uint64_t mono_ms;
 struct auth_lie {
     const char *host;
     int64_t time_off;
-    bool other_nonce, other_key, dsk_for_rak, other_account, third_device, flip;
+    bool other_nonce, other_key, dsk_for_rak, other_account, third_device, flip, zero_exporter;
     uint8_t binding;
 };
 

@@ -108,8 +108,8 @@ static void texts_name_what_is_wrong(void **state)
 static void shape_of_params(void **state)
 {
     (void)state;
-    refused("status", "{}", "status: params must be [] or [map], got map");
-    refused("send", "{\"to\":\"bob\"}", "send: params must be [] or [map], got map");
+    refused("send", "{\"to\":\"bob\",\"txt\":\"x\"}",
+            "unknown parameter 'txt'"); /* a bare map is read like [map] */
     refused("status", "[{},{}]", "got an array of 2 elements");
     refused("status", "[1]", "got an array with integer in it");
     refused("status", "[[]]", "got an array with array in it");

@@ -19,6 +19,8 @@ static void test_auth_refused(void **state)
             {"a device that is not listed", {.third_device = true}, false, RELAY_ERR_AUTH_FAILED},
             {"one bit of the signature", {.flip = true}, false, RELAY_ERR_AUTH_FAILED},
             {"binding without TLS", {.binding = BINDING_TLS_EXPORTER}, false, RELAY_ERR_AUTH_FAILED},
+            {"binding to zeros without TLS", {.binding = BINDING_TLS_EXPORTER, .zero_exporter = true}, false,
+                    RELAY_ERR_AUTH_FAILED},
             {"no binding over TLS", {0}, true, RELAY_ERR_BINDING_REQUIRED},
     };
     struct env *e = *state;
@@ -353,6 +355,21 @@ static void test_presence(void **state)
     assert_int_equal(relay_next_presence(&c, &item), WIRE_OK);
     assert_false(item.connected);
     expect_nothing(&a);
+    /* The next message tells of another device, and of nothing that was told. */
+    relay_begin(&b, RELAY_WATCH, 7);
+    item.who.device = 2;
+    relay_add_watch(&b, &item.who);
+    feed(&a, &b);
+    (void)expect(&a, RELAY_PRESENCE, 7);
+    connect_empty(e, &p, &e->bob, 2);
+    buf_done(&one);
+    assert_true(pull(&a, &one, &type, &ref, &c));
+    assert_int_equal(relay_read_count(&c, 0, 10, &n), WIRE_OK);
+    assert_int_equal(n, 1);
+    assert_int_equal(relay_next_presence(&c, &item), WIRE_OK);
+    assert_int_equal(item.who.device, 2);
+    assert_true(item.connected);
+    conn_gone(p.conn);
     conn_gone(a.conn);
 }
 

@@ -177,6 +177,35 @@ static void test_replaced_while_storing(void **state)
     conn_gone(c.conn);
 }
 
+/* The same, with envelopes that the old connection is sent after the new one has asked to take its place. */
+static void test_replaced_in_between(void **state)
+{
+    CLEANUP_BUF struct buf auth = {.max = RELAY_MAX_MESSAGE};
+    const struct auth_lie none = {0};
+    struct env *e = *state;
+    struct peer a, b, c;
+    uint32_t next = 1;
+
+    connect_empty(e, &a, &e->alice, 1);
+    connect_empty(e, &b, &e->bob, 1);
+    open_peer(e, &c);
+    put_auth(&c, &e->bob, 1, &none, &auth);
+    feed(&c, &auth);
+    submit_many(&a, 1, 10, 50, 0);
+    (void)take_delivered(&b, &next, NULL);
+    assert_int_equal(next, 11);
+    settle(e);
+    (void)expect(&c, RELAY_WELCOME, 7);
+    submit_many(&a, 11, 10, 50, 0);
+    settle(e);
+    next = 1;
+    (void)take_delivered(&c, &next, NULL);
+    assert_int_equal(next, 21);
+    conn_gone(a.conn);
+    conn_gone(b.conn);
+    conn_gone(c.conn);
+}
+
 /* A window that is full: what follows waits in the store, and nothing overtakes it when there is room again.
  */
 static void test_window_and_order(void **state)
@@ -292,8 +321,14 @@ static void test_ephemeral(void **state)
     submit_many(&a, 1, 1, 10, RELAY_SUBMIT_EPHEMERAL);
     expect_submitted(&a, 1, 1, SUBMIT_DUPLICATE);
     ack_many(&b, 1, 1);
+    settle(e);
+    /* The store has never heard of it. */
+    submit_many(&a, 1, 1, 10, 0);
+    settle(e);
+    expect_submitted(&a, 1, 1, SUBMIT_STORED);
     conn_gone(b.conn);
-    connect_empty(e, &b, &e->bob, 1);
+    assert_int_equal(connect_device(e, &b, &e->bob, 1).waiting, 1);
+    settle(e);
     conn_gone(a.conn);
     conn_gone(b.conn);
 }
@@ -425,6 +460,7 @@ int main(void)
             RELAY_TEST(test_live_and_early_ack),
             RELAY_TEST(test_batches),
             RELAY_TEST(test_replaced_while_storing),
+            RELAY_TEST(test_replaced_in_between),
             RELAY_TEST(test_window_and_order),
             RELAY_TEST(test_backlog_before_new),
             RELAY_TEST(test_drained),

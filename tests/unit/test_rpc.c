@@ -117,7 +117,7 @@ static void what_ends_a_stream(void **state)
             {"\x94\xa1x\x01\xa1x\x90", 7, "begin with 0"},
             {"\x93\x00\x01\xa1x", 5, "4 elements"},
             {"\x95\x00\x01\xa1x\x90\x90", 7, "4 elements"},
-            {"\x94\x02\xa1x\x90\x90", 6, "4 elements"},
+            {"\x94\x02\xa1x\x90\x90", 6, "message id"},
             {"\x94\x00\xff\xa1x\x90", 6, "message id"},
             {"\x94\x00\xcf\x00\x00\x00\x01\x00\x00\x00\x00\xa1x\x90", 14, "message id"},
             {"\x94\x00\xc0\xa1x\x90", 6, "message id"},
