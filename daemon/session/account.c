@@ -52,12 +52,18 @@ static int create(struct engine *e, uint64_t ticket, const struct mp_value *para
     char user[RELAY_MAX_NAME + 2] = "";
     int r;
     if (e->id)
-        return answer_fail(e, ticket, API_ACCOUNT_EXISTS, 0, "account.create: this daemon has the account '%s'; another account needs another daemon (e2eed --account)", identity_name(e->id));
+        return answer_fail(e, ticket, API_ACCOUNT_EXISTS, 0,
+                "account.create: this daemon has the account '%s'; another account needs another daemon "
+                "(e2eed --account)",
+                identity_name(e->id));
     (void)param_str(params, "user", user, sizeof(user));
     if (!user_name_ok(user, strlen(user)))
-        return answer_fail(e, ticket, API_INVALID_NAME, 0, "account.create: a user name has 1 to 64 characters of a-z 0-9 . _ - and begins with a letter or digit");
+        return answer_fail(e, ticket, API_INVALID_NAME, 0,
+                "account.create: a user name has 1 to 64 characters of a-z 0-9 . _ - and begins with a "
+                "letter or digit");
     if (!param_str(params, "relay", e->relay, sizeof(e->relay)) || !relay_url_ok(e->relay))
-        return answer_fail(e, ticket, API_INVALID_PARAMS, 0, "account.create: 'relay' must be a URL like wss://relay.example/ or ws://127.0.0.1:7690/");
+        return answer_fail(e, ticket, API_INVALID_PARAMS, 0,
+                "account.create: 'relay' must be a URL like wss://relay.example/ or ws://127.0.0.1:7690/");
     e->token[0] = 0;
     (void)param_str(params, "token", e->token, sizeof(e->token));
     r = identity_new(user, &e->rng, e->now, &e->id);
@@ -67,6 +73,7 @@ static int create(struct engine *e, uint64_t ticket, const struct mp_value *para
     e->registered = false;
     e->next_prekey_id = 1;
     e->creating = true;
+    e->register_sent = false;
     e->create_ticket = ticket;
     e->create_deadline_ms = e->now + param_uint(params, "timeout_ms", CREATE_TIMEOUT_MS);
     /* Before the relay hears of it: a name that is claimed there must never be without its keys here. */
@@ -92,6 +99,14 @@ static int create_failed(struct engine *e, enum api_error error, const char *tex
     return r < 0 ? r : answer_fail(e, ticket, error, 0, "account.create: %s", text);
 }
 
+/* The relay may have the name under our key by now: the keys must stay, and the daemon goes on trying. */
+static int create_unsure(struct engine *e, enum api_error error, const char *text)
+{
+    e->creating = false;
+    return answer_fail(e, e->create_ticket, error, 0,
+            "account.create: %s; the account is kept and registration is tried again", text);
+}
+
 /* The relay hears of it first; without its answer everything stays. */
 static int unregister(struct engine *e, uint64_t ticket)
 {
@@ -103,20 +118,24 @@ static int unregister(struct engine *e, uint64_t ticket)
     buf_init(&b, 256);
     relay_put_unregister(&b, rq.ref, &m);
     r = relay_request(e, &rq, &b);
-    return r > 0 ? answer_fail(e, ticket, API_QUEUE_FULL, 1000, "account.delete: too many questions to the relay are open") : r;
+    return r > 0 ? answer_fail(e, ticket, API_QUEUE_FULL, 1000,
+                           "account.delete: too many questions to the relay are open")
+                 : r;
 }
 
-static int delete(struct engine *e, uint64_t ticket, const struct mp_value *params)
+static int delete (struct engine *e, uint64_t ticket, const struct mp_value *params)
 {
     char user[RELAY_MAX_NAME + 2] = "";
     int r;
     (void)param_str(params, "user", user, sizeof(user));
     if (strcmp(user, identity_name(e->id)) != 0)
-        return answer_fail(e, ticket, API_INVALID_PARAMS, 0, "account.delete: 'user' must name the account, '%s', to confirm", identity_name(e->id));
+        return answer_fail(e, ticket, API_INVALID_PARAMS, 0,
+                "account.delete: 'user' must name the account, '%s', to confirm", identity_name(e->id));
     if (e->conn == CONN_ONLINE)
         return unregister(e, ticket);
     if (e->registered)
-        return answer_fail(e, ticket, API_NOT_CONNECTED, 5000, "account.delete: not connected; the relay must hear of it, or the name stays taken");
+        return answer_fail(e, ticket, API_NOT_CONNECTED, 5000,
+                "account.delete: not connected; the relay must hear of it, or the name stays taken");
     r = unmake(e);
     return r < 0 ? r : answer_ok(e, ticket, NULL);
 }
@@ -132,7 +151,7 @@ int account_call(struct engine *e, uint64_t ticket, const char *method, const st
     if (!strcmp(method, "account.create"))
         return create(e, ticket, params);
     if (!strcmp(method, "account.delete"))
-        return delete(e, ticket, params);
+        return delete (e, ticket, params);
     return answer_account(e, ticket, true);
 }
 
@@ -157,6 +176,8 @@ static int register_account(struct engine *e)
     m.name = (struct span){.p = (const uint8_t *)identity_name(e->id), .n = strlen(identity_name(e->id))};
     m.token = (struct span){.p = (const uint8_t *)e->token, .n = strlen(e->token)};
     e->conn = CONN_REGISTERING;
+    e->register_sent = e->introduced = true;
+    e->n_requests = 0;
     buf_init(&b, RELAY_MAX_MESSAGE);
     relay_put_register(&b, rq.ref, &m);
     r = relay_request(e, &rq, &b);
@@ -173,6 +194,7 @@ int account_authenticate(struct engine *e)
     m.host = (struct span){.p = (const uint8_t *)e->host, .n = strlen(e->host)};
     identity_sign_auth(e->id, e->relay_nonce, e->tls ? e->exporter : NULL, &m);
     e->conn = CONN_AUTHENTICATING;
+    e->n_requests = 0;
     buf_init(&b, RELAY_MAX_MESSAGE);
     relay_put_auth(&b, rq.ref, &m);
     r = relay_request(e, &rq, &b);
@@ -188,6 +210,7 @@ int account_challenge(struct engine *e, struct cursor *c)
         return refuse_relay(e, "RELAY_VERSION", "the relay speaks another version of the protocol");
     if (e->cfg.require_tls && !e->tls)
         return refuse_relay(e, "TLS_REQUIRED", "the connection has no TLS, and the configuration demands it");
+    e->introduced = false;
     memcpy(e->relay_nonce, m.nonce, sizeof(e->relay_nonce));
     memcpy(e->store_id, m.store_id, sizeof(e->store_id));
     e->relay_ahead_ms = (int64_t)(m.time_ms - e->now);
@@ -257,7 +280,8 @@ static enum api_error api_error_of(uint16_t code)
 /* An account that a crash left half made, and that the relay will not have. */
 static bool never_ours(uint16_t code)
 {
-    return code == RELAY_ERR_NAME_TAKEN || code == RELAY_ERR_TOKEN_REQUIRED || code == RELAY_ERR_REGISTRATION_CLOSED;
+    return code == RELAY_ERR_NAME_TAKEN || code == RELAY_ERR_TOKEN_REQUIRED ||
+           code == RELAY_ERR_REGISTRATION_CLOSED;
 }
 
 int account_refused(struct engine *e, const struct relay_error_msg *m)
@@ -266,20 +290,26 @@ int account_refused(struct engine *e, const struct relay_error_msg *m)
     char text[128];
     int r;
     /* The relay has lost us with its disk: introduce ourselves again. */
-    if (m->code == RELAY_ERR_UNKNOWN_ACCOUNT && e->conn == CONN_AUTHENTICATING)
+    if (m->code == RELAY_ERR_UNKNOWN_ACCOUNT && e->conn == CONN_AUTHENTICATING && !e->introduced)
         return register_account(e);
     relay_text(m, text);
     (void)snprintf(e->last_error, sizeof(e->last_error), "%s", text);
-    if (e->creating || (!e->registered && never_ours(m->code)))
+    if (!e->registered && (never_ours(m->code) || (e->creating && !e->register_sent)))
         return create_failed(e, api_error_of(m->code), text);
+    r = e->creating ? create_unsure(e, api_error_of(m->code), text) : 0;
+    if (r < 0)
+        return r;
     r = event_error(e, "RELAY_REFUSED", NULL, "the relay refuses us: %s", text);
     return r < 0 ? r : effect_text(e, EFFECT_DROP, text, wait);
 }
 
 int account_tick(struct engine *e)
 {
+    if (e->creating && e->create_deadline_ms <= e->now && e->register_sent)
+        return create_unsure(e, API_TIMEOUT, "the relay has not answered");
     if (e->creating && e->create_deadline_ms <= e->now)
-        return create_failed(e, API_NOT_CONNECTED, e->last_error[0] ? e->last_error : "the relay does not answer");
+        return create_failed(
+                e, API_NOT_CONNECTED, e->last_error[0] ? e->last_error : "the relay does not answer");
     if (e->conn == CONN_ONLINE && elapsed(e->now, e->upkeep_ms) > (e->prekeys_wanted ? MINUTE_MS : HOUR_MS))
         return prekeys_upkeep(e);
     return 0;

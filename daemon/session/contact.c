@@ -83,12 +83,14 @@ int contact_set_list(struct engine *e, struct contact *c, const struct device_li
     return contact_store(e, c);
 }
 
-int contact_new(struct engine *e, const struct device_list *list, const char *name, struct contact **ret_contact)
+int contact_new(
+        struct engine *e, const struct device_list *list, const char *name, struct contact **ret_contact)
 {
     struct contact *c;
     int r;
     if (e->contacts.count >= ENGINE_MAX_CONTACTS) {
-        r = event_error(e, "CONTACTS_FULL", NULL, "there are %u contacts, and no more are taken", ENGINE_MAX_CONTACTS);
+        r = event_error(e, "CONTACTS_FULL", NULL, "there are %u contacts, and no more are taken",
+                ENGINE_MAX_CONTACTS);
         return r < 0 ? r : 1;
     }
     c = calloc(1, sizeof(*c));
@@ -148,7 +150,8 @@ static int changed_event(struct engine *e, const struct contact *c, const struct
     return event_end(e, &m);
 }
 
-/* The name goes to the new account; the old one stays known by its uid alone. Nothing queued for it is re-addressed. */
+/* The name goes to the new account; the old one stays known by its uid alone. Nothing queued for it is
+ * re-addressed. */
 static int repin(struct engine *e, struct contact *old, const struct device_list *list)
 {
     char name[RELAY_MAX_NAME + 1];
@@ -192,12 +195,16 @@ static int name_moved(struct engine *e, struct contact *c, const struct device_l
 }
 
 /* The relay confirms the pin: an earlier change is over. */
-static int name_confirmed(struct engine *e, struct contact *c, const char *name, const struct device_list *list)
+static int name_confirmed(
+        struct engine *e, struct contact *c, const char *name, const struct device_list *list)
 {
     bool same = c->list.n == list->n && !c->changed && strcmp(c->name, name) == 0;
     if (same)
         return 0;
     c->changed = false;
+    /* What a person has verified was this account under its old name. */
+    if (strcmp(c->name, name) != 0)
+        c->verified = false;
     (void)snprintf(c->name, sizeof(c->name), "%s", name);
     return contact_set_list(e, c, list);
 }
@@ -219,7 +226,8 @@ int contact_learn(struct engine *e, const char *name, const struct device_list *
     struct contact *c;
     int r;
     if (strcmp(name, list->name) != 0)
-        r = event_error(e, "RELAY_LIES", NULL, "the relay answered a look-up with an account of another name");
+        r = event_error(
+                e, "RELAY_LIES", NULL, "the relay answered a look-up with an account of another name");
     else if (memcmp(list->uid, identity_address(e->id)->uid, UID_LEN) == 0)
         r = 0; /* ourselves */
     else {
@@ -234,7 +242,8 @@ int contact_learn(struct engine *e, const char *name, const struct device_list *
         if (c)
             return name_moved(e, c, list);
         /* A person has accepted one account for this name, and the relay shows yet another. */
-        r = event_error(e, "KEY_CHANGED", NULL, "the relay shows another account for a user than the one that was accepted");
+        r = event_error(e, "KEY_CHANGED", NULL,
+                "the relay shows another account for a user than the one that was accepted");
     }
     return r < 0 ? r : 1;
 }

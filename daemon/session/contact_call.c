@@ -9,7 +9,8 @@
 
 static int unknown(struct engine *e, uint64_t ticket, const char *user)
 {
-    return answer_fail(e, ticket, API_UNKNOWN_CONTACT, 0, "no contact '%.64s'; contact.list shows all, contact.add adds one", user);
+    return answer_fail(e, ticket, API_UNKNOWN_CONTACT, 0,
+            "no contact '%.64s'; contact.list shows all, contact.add adds one", user);
 }
 
 static const char *const policies[] = {"block", "hold", "accept"};
@@ -95,7 +96,8 @@ static int call_add(struct engine *e, uint64_t ticket, struct contact *c, const 
     int r;
     uid_to_text(c->uid, mine);
     if (param_str(params, "uid", uid, sizeof(uid)) && strcmp(uid, mine) != 0)
-        return answer_fail(e, ticket, API_KEY_CHANGED, 0, "contact.add: that user has the uid %s, not the one given", mine);
+        return answer_fail(e, ticket, API_KEY_CHANGED, 0,
+                "contact.add: that user has the uid %s, not the one given", mine);
     r = let_in(e, c);
     return r < 0 ? r : call_show(e, ticket, c);
 }
@@ -119,7 +121,8 @@ static int call_verify(struct engine *e, uint64_t ticket, struct contact *c, con
     if (param_str(params, "number", given, sizeof(given)) &&
             (digits_of(given, digits, sizeof(digits)) != SAFETY_NUMBER_LEN || strcmp(digits, ours) != 0))
         return answer_fail(e, ticket, API_VERIFY_MISMATCH, 0,
-                "the safety number does not match: these are not the keys that your contact sees; do not trust this contact "
+                "the safety number does not match: these are not the keys that your contact sees; do not "
+                "trust this contact "
                 "before you have compared again");
     c->verified = true;
     r = contact_store(e, c);
@@ -170,7 +173,8 @@ static int call_trust(struct engine *e, uint64_t ticket, struct contact *c, cons
         r = accept_change(e, c, uid);
         if (r > 0)
             return answer_fail(e, ticket, API_KEY_CHANGED, 0,
-                    "contact.trust: '%s' has no pending change to that uid; contact.show names the new one", contact_label(c, label));
+                    "contact.trust: '%s' has no pending change to that uid; contact.show names the new one",
+                    contact_label(c, label));
         return r < 0 ? r : answer_ok(e, ticket, NULL);
     }
     r = contact_store(e, c);
@@ -186,22 +190,33 @@ static int call_block(struct engine *e, uint64_t ticket, struct contact *c, cons
     r = contact_store(e, c);
     if (r == 0 && c->blocked)
         r = outbox_fail_contact(e, c, "blocked");
+    if (r == 0 && c->blocked)
+        r = control_drop(e, c->uid);
     return r < 0 ? r : call_show(e, ticket, c);
+}
+
+/* One of the contact's devices that is in memory. */
+static struct peer *any_peer(struct engine *e, const struct contact *c)
+{
+    for (size_t i = 0; i < e->peers.n_slots; i++)
+        for (struct table_node *n = e->peers.slots[i]; n; n = n->next)
+            if (container_of(n, struct peer, node)->contact == c)
+                return container_of(n, struct peer, node);
+    return NULL;
 }
 
 /* The counters stay, so that a later acquaintance is not mistaken for a fork. */
 static int remove_peers(struct engine *e, struct contact *c)
 {
     struct peer *p;
-    int r = peer_get(e, c, c->device.address.device, &p);
-    if (r == 0)
-        r = outbox_fail_contact(e, c, "contact_removed");
-    if (r == 0)
+    int r = outbox_fail_contact(e, c, "contact_removed");
+    while (r == 0 && (p = any_peer(e, c))) {
         r = sessions_delete(e, p);
-    if (r == 0)
-        r = peer_store(e, p);
-    if (r == 0)
-        peer_free(e, p);
+        if (r == 0)
+            r = peer_store(e, p);
+        if (r == 0)
+            peer_free(e, p);
+    }
     return r;
 }
 

@@ -1,4 +1,5 @@
-/* Receipts and notices: encrypted at the end of the turn, kept until the relay has them, never acknowledged. */
+/* Receipts and notices: encrypted at the end of the turn, kept until the relay has them, never acknowledged.
+ */
 #include <errno.h>
 #include <string.h>
 
@@ -25,7 +26,8 @@ int control_owe(struct engine *e, struct peer *p, const struct message_id *id, u
     return 0;
 }
 
-static struct control *control_add(struct engine *e, const struct envelope_id *id, const struct address *to, uint64_t expires_ms)
+static struct control *control_add(
+        struct engine *e, const struct envelope_id *id, const struct address *to, uint64_t expires_ms)
 {
     struct control *c = calloc(1, sizeof(*c));
     if (!c)
@@ -44,10 +46,14 @@ static struct control *control_add(struct engine *e, const struct envelope_id *i
 }
 
 /* Encrypts one inner message without id or count, and stores it as a control envelope. */
-static int control_seal(struct engine *e, struct peer *p, struct session *s, uint8_t type, const struct buf *body)
+static int control_seal(
+        struct engine *e, struct peer *p, struct session *s, uint8_t type, const struct buf *body)
 {
     const struct device_list *mine = identity_list(e->id);
-    struct inner in = {.type = type, .flags = INNER_UNCOUNTED, .time_ms = e->now, .peer = p->contact->list,
+    struct inner in = {.type = type,
+            .flags = INNER_UNCOUNTED,
+            .time_ms = e->now,
+            .peer = p->contact->list,
             .body = {.p = body->data, .n = body->len}};
     struct envelope_id id;
     struct control *c;
@@ -74,11 +80,23 @@ static int control_seal(struct engine *e, struct peer *p, struct session *s, uin
     return r;
 }
 
+static void not_owing(struct engine *e, struct peer *p)
+{
+    buf_done(&p->owed);
+    p->n_owed = 0;
+    TAILQ_REMOVE(&e->owing_peers, p, owing_peers);
+    p->in_owing = false;
+}
+
 static int flush_peer(struct engine *e, struct peer *p)
 {
     CLEANUP_BUF struct buf body = {0};
     struct session *s;
     int r;
+    if (p->contact->blocked || p->contact->held) {
+        not_owing(e, p);
+        return 0;
+    }
     if (e->n_controls >= MAX_CONTROL)
         return 0;
     r = session_for_sending(e, p, CONTROL_WINDOW, &s);
@@ -94,10 +112,7 @@ static int flush_peer(struct engine *e, struct peer *p)
         r = control_seal(e, p, s, INNER_RECEIPT, &body);
     if (r)
         return r;
-    buf_done(&p->owed);
-    p->n_owed = 0;
-    TAILQ_REMOVE(&e->owing_peers, p, owing_peers);
-    p->in_owing = false;
+    not_owing(e, p);
     return 0;
 }
 
@@ -127,7 +142,8 @@ int control_notice(struct engine *e, struct peer *p, struct session *s)
     return r == 0 ? control_seal(e, p, s, INNER_NOTICE, &body) : r;
 }
 
-static int control_read(struct engine *e, const struct envelope_id *id, struct buf *value, struct span *ret_body)
+static int control_read(
+        struct engine *e, const struct envelope_id *id, struct buf *value, struct span *ret_body)
 {
     struct cursor c;
     int r = e->port.get(e->port.ctx, MAP_CONTROL, id->b, ENVELOPE_ID_LEN, value);
@@ -166,6 +182,18 @@ int control_done(struct engine *e, struct control *c)
     TAILQ_REMOVE(&e->controls, c, all);
     e->n_controls--;
     free(c);
+    return r;
+}
+
+int control_drop(struct engine *e, const uint8_t uid[UID_LEN])
+{
+    struct control *c, *next;
+    int r = 0;
+    for (c = TAILQ_FIRST(&e->controls); r == 0 && c; c = next) {
+        next = TAILQ_NEXT(c, all);
+        if (!c->flight.flying && memcmp(c->to.uid, uid, UID_LEN) == 0)
+            r = control_done(e, c);
+    }
     return r;
 }
 

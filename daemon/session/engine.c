@@ -117,8 +117,8 @@ static int load(struct engine *e)
     return r == 0 ? effect_text(e, EFFECT_CONNECT, e->relay, 0) : r;
 }
 
-int engine_new(const struct engine_config *cfg, const struct port *port, const struct rng *rng, uint64_t now_ms,
-        struct engine **ret_engine)
+int engine_new(const struct engine_config *cfg, const struct port *port, const struct rng *rng,
+        uint64_t now_ms, struct engine **ret_engine)
 {
     struct engine *e = calloc(1, sizeof(*e));
     int r;
@@ -170,9 +170,9 @@ static void rewind_deadlines(struct engine *e, uint64_t back_ms)
     struct deferred *d;
     struct wait *w;
     TAILQ_FOREACH(w, &e->waits, list)
-        w->deadline_ms = elapsed(w->deadline_ms, back_ms);
+    w->deadline_ms = elapsed(w->deadline_ms, back_ms);
     TAILQ_FOREACH(d, &e->deferred, list)
-        d->deadline_ms = elapsed(d->deadline_ms, back_ms);
+    d->deadline_ms = elapsed(d->deadline_ms, back_ms);
     for (size_t i = 0; i < e->n_requests; i++)
         e->requests[i].deadline_ms = elapsed(e->requests[i].deadline_ms, back_ms);
     e->create_deadline_ms = elapsed(e->create_deadline_ms, back_ms);
@@ -185,7 +185,7 @@ static void clock_back(struct engine *e, uint64_t back_ms)
     struct control *c;
     rewind_deadlines(e, back_ms);
     TAILQ_FOREACH(m, &e->all, all)
-        outmsg_rewind(m, e->now);
+    outmsg_rewind(m, e->now);
     TAILQ_FOREACH(c, &e->controls, all)
     {
         c->retry_ms = 0;
@@ -195,20 +195,23 @@ static void clock_back(struct engine *e, uint64_t back_ms)
     for (size_t i = 0; i < e->peers.n_slots; i++)
         for (struct table_node *n = e->peers.slots[i]; n; n = n->next)
             peer_rewind(container_of(n, struct peer, node), e->now);
-    e->sweep_ms = e->upkeep_ms = e->error_window_ms = e->held_asked_ms = 0;
+    e->sweep_ms = e->upkeep_ms = e->held_asked_ms = 0;
+    memset(e->budgets, 0, sizeof(e->budgets));
+    e->raw_budget = (struct error_budget){0};
     e->last_tick_ms = e->now;
 }
 
 /*
- * The relay authenticates only whose clock agrees with its own, so that a clock that jumps while we are online jumps into
- * the wrong: it is not followed before the connection has ended.
+ * The relay authenticates only whose clock agrees with its own, so that a clock that jumps while we are
+ * online jumps into the wrong: it is not followed before the connection has ended.
  */
 static void set_clock(struct engine *e, uint64_t now_ms)
 {
     uint64_t before = e->now;
     if (e->conn == CONN_NONE)
         e->jump_ms = 0;
-    else if (e->conn == CONN_ONLINE && (now_ms + MINUTE_MS < e->clock_ms || now_ms > e->clock_ms + CLOCK_LEAP_MS))
+    else if (e->conn == CONN_ONLINE &&
+             (now_ms + MINUTE_MS < e->clock_ms || now_ms > e->clock_ms + CLOCK_LEAP_MS))
         e->jump_ms += (int64_t)(e->clock_ms - now_ms);
     e->clock_ms = now_ms;
     e->now = now_ms + (uint64_t)e->jump_ms;
@@ -271,6 +274,8 @@ static int call_raw(struct engine *e, uint64_t ticket, const struct mp_value *pa
     if (e->conn != CONN_ONLINE)
         return answer_fail(e, ticket, API_NOT_CONNECTED, 1000, "raw.write: not connected to the relay");
     r = effect_push(e, EFFECT_SEND_TEXT, text.p, text.n);
+    if (r == 0 && e->raw_answers < MAX_RAW_ANSWERS)
+        e->raw_answers++;
     return r < 0 ? r : answer_ok(e, ticket, NULL);
 }
 
@@ -338,10 +343,12 @@ static int call_ack(struct engine *e, uint64_t ticket, const struct mp_value *pa
     int r;
     (void)param_str(params, "consumer", name, sizeof(name));
     if (seq > e->last_seq)
-        return answer_fail(e, ticket, API_INVALID_PARAMS, 0, "ack: 'seq' lies beyond the last event, %llu", (unsigned long long)e->last_seq);
+        return answer_fail(e, ticket, API_INVALID_PARAMS, 0, "ack: 'seq' lies beyond the last event, %llu",
+                (unsigned long long)e->last_seq);
     r = engine_consumer_ack(e, name, seq);
     if (r == -EDQUOT)
-        return answer_fail(e, ticket, API_QUEUE_FULL, 0, "ack: at most %u consumers have a cursor", ENGINE_MAX_CONSUMERS);
+        return answer_fail(e, ticket, API_QUEUE_FULL, 0, "ack: at most %u consumers have a cursor",
+                ENGINE_MAX_CONSUMERS);
     if (r == 0)
         r = engine_consumer_get(e, name, &seq);
     if (r < 0)
@@ -356,14 +363,15 @@ static int call_ack(struct engine *e, uint64_t ticket, const struct mp_value *pa
 
 static bool needs_account(const char *method)
 {
-    return strcmp(method, "status") != 0 && strcmp(method, "account.create") != 0 && strcmp(method, "events") != 0 &&
-            strcmp(method, "ack") != 0;
+    return strcmp(method, "status") != 0 && strcmp(method, "account.create") != 0 &&
+           strcmp(method, "events") != 0 && strcmp(method, "ack") != 0;
 }
 
 int engine_dispatch(struct engine *e, uint64_t ticket, const char *method, const struct mp_value *params)
 {
     if (needs_account(method) && (!e->id || e->creating))
-        return answer_fail(e, ticket, API_NO_ACCOUNT, 0, "%s: this daemon has no account yet; account.create (e2eectl init USER) makes one", method);
+        return answer_fail(e, ticket, API_NO_ACCOUNT, 0,
+                "%s: this daemon has no account yet; account.create (e2eectl init USER) makes one", method);
     if (!strcmp(method, "status"))
         return call_status(e, ticket);
     if (!strcmp(method, "send"))
@@ -387,7 +395,8 @@ int engine_dispatch(struct engine *e, uint64_t ticket, const char *method, const
     return answer_fail(e, ticket, API_METHOD_NOT_FOUND, 0, "no method '%.64s'", method);
 }
 
-int engine_call(struct engine *e, uint64_t now_ms, uint64_t ticket, const char *method, const struct mp_value *params)
+int engine_call(
+        struct engine *e, uint64_t now_ms, uint64_t ticket, const char *method, const struct mp_value *params)
 {
     const struct api_method *m = api_find_method(method, strlen(method));
     set_clock(e, now_ms);
@@ -405,7 +414,8 @@ int engine_link_up(struct engine *e, uint64_t now_ms, const struct link_connecte
     e->conn = CONN_CHALLENGE;
     e->tls = c->tls;
     memcpy(e->exporter, c->exporter, sizeof(e->exporter));
-    (void)snprintf(e->host, sizeof(e->host), "%.*s", (int)(c->host.n < RELAY_MAX_HOST ? c->host.n : RELAY_MAX_HOST), (const char *)c->host.p);
+    (void)snprintf(e->host, sizeof(e->host), "%.*s",
+            (int)(c->host.n < RELAY_MAX_HOST ? c->host.n : RELAY_MAX_HOST), (const char *)c->host.p);
     return 0;
 }
 
@@ -432,13 +442,10 @@ int engine_link_down(struct engine *e, uint64_t now_ms, uint16_t code, const cha
 
 int engine_link_text(struct engine *e, uint64_t now_ms, const void *p, size_t n)
 {
-    struct mp_map m;
     set_clock(e, now_ms);
-    if (!e->id || n > ENGINE_MAX_PAYLOAD || !text_valid_utf8(p, n))
+    if (e->conn != CONN_ONLINE || n > ENGINE_MAX_PAYLOAD || !text_valid_utf8(p, n))
         return 0;
-    (void)event_begin(e, EV_RAW, &m);
-    mp_put_strn(mp_key(&m, "text"), p, n);
-    return event_end(e, &m);
+    return event_raw(e, p, n);
 }
 
 void engine_link_rtt(struct engine *e, uint32_t microseconds)
@@ -520,7 +527,8 @@ int engine_relay_message(struct engine *e, uint64_t now_ms, const void *p, size_
         r = relay_message(e, type, ref, &c);
     if (r <= 0)
         return r;
-    r = event_error(e, "RELAY_PROTOCOL", NULL, "the relay sent a message that breaks the protocol; the connection is made anew");
+    r = event_error(e, "RELAY_PROTOCOL", NULL,
+            "the relay sent a message that breaks the protocol; the connection is made anew");
     return r < 0 ? r : effect_text(e, EFFECT_DROP, "protocol violation", 1000);
 }
 
@@ -528,7 +536,8 @@ int engine_relay_message(struct engine *e, uint64_t now_ms, const void *p, size_
 
 static bool busy(const struct engine *e)
 {
-    return e->n_out || e->n_waits || e->n_deferred || e->n_requests || e->creating || !TAILQ_EMPTY(&e->controls);
+    return e->n_out || e->n_waits || e->n_deferred || e->n_requests || e->creating ||
+           !TAILQ_EMPTY(&e->controls);
 }
 
 uint64_t engine_deadline(const struct engine *e)
@@ -536,8 +545,8 @@ uint64_t engine_deadline(const struct engine *e)
     uint64_t at = e->last_tick_ms + (busy(e) ? BUSY_TICK_MS : IDLE_TICK_MS);
     const struct wait *w;
     TAILQ_FOREACH(w, &e->waits, list)
-        if (w->deadline_ms < at)
-            at = w->deadline_ms;
+    if (w->deadline_ms < at)
+        at = w->deadline_ms;
     if (e->creating && e->create_deadline_ms < at)
         at = e->create_deadline_ms;
     return at - (uint64_t)e->jump_ms;

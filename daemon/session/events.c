@@ -7,8 +7,8 @@
 
 #define PRUNE_CHUNK 2000u
 
-static const char *const type_names[EV_COUNT] = {"connected", "disconnected", "error", "message", "message_ack", "key_changed",
-        "session_reset", "raw", "gap"};
+static const char *const type_names[EV_COUNT] = {"connected", "disconnected", "error", "message",
+        "message_ack", "key_changed", "session_reset", "raw", "gap"};
 
 /* The bit of a type in the subscribers' sets: its place in api_events. */
 static uint8_t type_bit(enum event_type type)
@@ -62,19 +62,52 @@ int event_end(struct engine *e, struct mp_map *map)
     return 0;
 }
 
+static struct error_budget *budget_of(struct engine *e, const char *code)
+{
+    size_t i = 0;
+    while (i < MAX_ERROR_CODES - 1 && e->budgets[i].code && strcmp(e->budgets[i].code, code) != 0)
+        i++;
+    e->budgets[i].code = code;
+    return &e->budgets[i];
+}
+
+static bool budget_take(const struct engine *e, struct error_budget *b, uint32_t max)
+{
+    if (elapsed(e->now, b->window_ms) >= MINUTE_MS) {
+        b->window_ms = e->now;
+        b->n = 0;
+    }
+    if (b->n < max) {
+        b->n++;
+        return true;
+    }
+    b->swallowed++;
+    return false;
+}
+
+/* Text frames: what ours bring back, and a few more. A relay must not be able to push messages out of the log
+ * with them. */
+int event_raw(struct engine *e, const void *p, size_t n)
+{
+    struct mp_map m;
+    if (e->raw_answers)
+        e->raw_answers--;
+    else if (!budget_take(e, &e->raw_budget, MAX_RAW_EVENTS_MINUTE))
+        return 0;
+    (void)event_begin(e, EV_RAW, &m);
+    mp_put_strn(mp_key(&m, "text"), p, n);
+    return event_end(e, &m);
+}
+
+/* What a contact causes is always told: it could fill the log with messages as well. */
 int event_error(struct engine *e, const char *code, const struct contact *from, const char *fmt, ...)
 {
     char text[API_MAX_TEXT], label[UID_TEXT_LEN + 1];
     struct mp_map m;
     va_list ap;
-    if (elapsed(e->now, e->error_window_ms) >= MINUTE_MS) {
-        e->error_window_ms = e->now;
-        e->errors_in_window = 0;
-    }
-    if (e->errors_in_window++ >= MAX_ERROR_EVENTS_MINUTE) {
-        e->errors_swallowed++;
+    struct error_budget *budget = from ? NULL : budget_of(e, code);
+    if (budget && !budget_take(e, budget, MAX_ERROR_EVENTS_MINUTE))
         return 0;
-    }
     va_start(ap, fmt);
     (void)vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
@@ -83,9 +116,10 @@ int event_error(struct engine *e, const char *code, const struct contact *from, 
     mp_put_str(mp_key(&m, "text"), text);
     if (from)
         mp_put_str(mp_key(&m, "from"), contact_label(from, label));
-    if (e->errors_swallowed)
-        mp_put_uint(mp_key(&m, "suppressed"), e->errors_swallowed);
-    e->errors_swallowed = 0;
+    if (budget && budget->swallowed)
+        mp_put_uint(mp_key(&m, "suppressed"), budget->swallowed);
+    if (budget)
+        budget->swallowed = 0;
     return event_end(e, &m);
 }
 

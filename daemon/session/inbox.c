@@ -23,7 +23,8 @@ struct incoming {
 
 /* --- dedupe --- */
 
-static int seen_store(struct engine *e, const struct incoming *in, const struct peer *p, const struct inner *m)
+static int seen_store(
+        struct engine *e, const struct incoming *in, const struct peer *p, const struct inner *m)
 {
     buf_reset(&e->scratch);
     buf_bytes(&e->scratch, p->key, ADDRESS_KEY_LEN);
@@ -74,7 +75,8 @@ static int id_store(struct engine *e, const uint8_t key[ID_KEY_LEN], uint64_t ti
 
 /* --- what a plaintext brings --- */
 
-static int message_event(struct engine *e, struct peer *p, const struct inner *m, struct span id_text, struct span payload)
+static int message_event(
+        struct engine *e, struct peer *p, const struct inner *m, struct span id_text, struct span payload)
 {
     char label[UID_TEXT_LEN + 1], uid[UID_TEXT_LEN + 1];
     struct mp_map map;
@@ -162,15 +164,18 @@ static int lists_compare(struct engine *e, struct peer *p, const struct inner *m
     const struct device_list *mine = identity_list(e->id);
     struct contact *k = p->contact;
     if (m->peer.n != mine->n || memcmp(m->peer.hash, mine->hash, LIST_HASH_LEN) != 0)
-        return event_error(e, "DEVICE_LIST_MISMATCH", k, "this contact was shown another device list of ours than we made");
+        return event_error(e, "DEVICE_LIST_MISMATCH", k,
+                "this contact was shown another device list of ours than we made");
     if (m->own.n > k->list.n)
         return relay_lookup_uid(e, k->uid);
     if (m->own.n < k->list.n || memcmp(m->own.hash, k->list.hash, LIST_HASH_LEN) != 0)
-        return event_error(e, "DEVICE_LIST_MISMATCH", k, "this contact's device list differs from the one that we were shown");
+        return event_error(e, "DEVICE_LIST_MISMATCH", k,
+                "this contact's device list differs from the one that we were shown");
     return 0;
 }
 
-static int take(struct engine *e, struct session *s, const struct incoming *in, const struct inner *m, uint64_t seen_before_it)
+static int take(struct engine *e, struct session *s, const struct incoming *in, const struct inner *m,
+        uint64_t seen_before_it)
 {
     struct peer *p = s->peer;
     int r = seen_store(e, in, p, m);
@@ -227,8 +232,8 @@ struct prekey_pair {
     struct prekey_secret spk, otk;
 };
 
-static int respond(struct engine *e, const struct incoming *in, const struct device *device, struct prekey_pair *keys,
-        struct ratchet **ret_ratchet)
+static int respond(struct engine *e, const struct incoming *in, const struct device *device,
+        struct prekey_pair *keys, struct ratchet **ret_ratchet)
 {
     const struct envelope_view *v = &in->view;
     int r = prekey_find(e, false, v->signed_prekey_id, &keys->spk);
@@ -236,11 +241,16 @@ static int respond(struct engine *e, const struct incoming *in, const struct dev
         r = prekey_find(e, true, v->one_time_id, &keys->otk);
     if (r)
         return r < 0 ? r : FATE_FAILED;
-    r = ratchet_respond(e->id, device, v, &keys->spk, v->one_time_id ? &keys->otk : NULL, e->now, ret_ratchet);
+    /* Past its validity nothing is left that would know a replay. */
+    if (e->now > keys->spk.not_after_ms)
+        return FATE_FAILED;
+    r = ratchet_respond(
+            e->id, device, v, &keys->spk, v->one_time_id ? &keys->otk : NULL, e->now, ret_ratchet);
     return r > 0 ? FATE_FAILED : r;
 }
 
-/* A number far ahead is refused, unless both sides know one that is as far: their clocks were wrong together. */
+/* A number far ahead is refused, unless both sides know one that is as far: their clocks were wrong together.
+ */
 static bool number_ok(const struct engine *e, const struct peer *p, uint64_t number)
 {
     uint64_t known = p && p->highest_session > e->now ? p->highest_session : e->now;
@@ -248,8 +258,8 @@ static bool number_ok(const struct engine *e, const struct peer *p, uint64_t num
 }
 
 /* The ratchet of a first message and what was in it. Nothing of the engine has changed yet. */
-static int handshake(struct engine *e, const struct peer *p, const struct device *device, const struct incoming *in,
-        struct ratchet **ret_ratchet, struct buf *plain, struct inner *ret_inner)
+static int handshake(struct engine *e, const struct peer *p, const struct device *device,
+        const struct incoming *in, struct ratchet **ret_ratchet, struct buf *plain, struct inner *ret_inner)
 {
     struct prekey_pair *keys;
     struct ratchet *ratchet;
@@ -276,7 +286,8 @@ static int handshake(struct engine *e, const struct peer *p, const struct device
 }
 
 /* The session exists only if its first message decrypts. */
-static int open_session(struct engine *e, struct contact *k, const struct device *device, const struct incoming *in)
+static int open_session(
+        struct engine *e, struct contact *k, const struct device *device, const struct incoming *in)
 {
     CLEANUP_BUF struct buf plain = {0};
     struct ratchet *ratchet;
@@ -298,8 +309,10 @@ static int open_session(struct engine *e, struct contact *k, const struct device
     return r == 0 ? take(e, s, in, &m, 0) : r;
 }
 
-/* Keeps an envelope of somebody not let in, if it is one: what does not decrypt is not worth a question to the relay. */
-static int hold(struct engine *e, const struct device_list *list, const struct device *device, const struct incoming *in)
+/* Keeps an envelope of somebody not let in, if it is one: what does not decrypt is not worth a question to
+ * the relay. */
+static int hold(struct engine *e, const struct device_list *list, const struct device *device,
+        const struct incoming *in)
 {
     CLEANUP_BUF struct buf plain = {0};
     struct ratchet *ratchet;
@@ -314,8 +327,8 @@ static int hold(struct engine *e, const struct device_list *list, const struct d
 }
 
 /* A contact's entry in a first message against the pinned one. */
-static int pinned_check(struct engine *e, struct contact *k, const struct device_list *list, const struct device *device,
-        const struct incoming *in)
+static int pinned_check(struct engine *e, struct contact *k, const struct device_list *list,
+        const struct device *device, const struct incoming *in)
 {
     int r;
     if (list->n == k->list.n && memcmp(list->hash, k->list.hash, LIST_HASH_LEN) == 0)
@@ -331,8 +344,10 @@ static int pinned_check(struct engine *e, struct contact *k, const struct device
     return r < 0 ? r : FATE_FAILED;
 }
 
-/* Somebody new: the relay is asked who has the name that the entry claims; until then the envelope is kept. */
-static int stranger(struct engine *e, const struct device_list *list, const struct device *device, const struct incoming *in)
+/* Somebody new: the relay is asked who has the name that the entry claims; until then the envelope is kept.
+ */
+static int stranger(struct engine *e, const struct device_list *list, const struct device *device,
+        const struct incoming *in)
 {
     int r;
     if (e->cfg.strangers == STRANGERS_REFUSE || in->held_before)
@@ -404,7 +419,8 @@ static int deliver_one(struct engine *e, const struct relay_deliver_item *it)
     if (r == PORT_NOT_FOUND)
         r = process(e, &in);
     if (r == FATE_FAILED)
-        r = event_error(e, "DECRYPT_FAILED", NULL, "an envelope from the relay could not be decrypted; it was dropped");
+        r = event_error(e, "DECRYPT_FAILED", NULL,
+                "an envelope from the relay could not be decrypted; it was dropped");
     if (r < 0)
         return r;
     if (!relay_batch_count(&e->acks)) {

@@ -66,7 +66,8 @@ static int lookup(struct engine *e, struct request *rq)
     int r;
     if (e->conn != CONN_ONLINE || lookup_pending(e, rq))
         return 0;
-    m.key = rq->name[0] ? (struct span){.p = (const uint8_t *)rq->name, .n = strlen(rq->name)} : (struct span){.p = rq->who.uid, .n = UID_LEN};
+    m.key = rq->name[0] ? (struct span){.p = (const uint8_t *)rq->name, .n = strlen(rq->name)}
+                        : (struct span){.p = rq->who.uid, .n = UID_LEN};
     rq->kind = REQ_LOOKUP;
     rq->ref = relay_next_ref(e);
     buf_init(&b, RELAY_MAX_MESSAGE);
@@ -121,7 +122,8 @@ int relay_users_call(struct engine *e, uint64_t ticket, const struct mp_value *p
 {
     CLEANUP_BUF struct buf b = {0};
     struct request rq = {.kind = REQ_USERS, .ticket = ticket};
-    struct relay_list_users m = {.after = param_bytes(params, "after"), .limit = (uint16_t)param_uint(params, "limit", RELAY_MAX_USERS)};
+    struct relay_list_users m = {.after = param_bytes(params, "after"),
+            .limit = (uint16_t)param_uint(params, "limit", RELAY_MAX_USERS)};
     int r;
     if (e->conn != CONN_ONLINE)
         return answer_fail(e, ticket, API_NOT_CONNECTED, 1000, "users: not connected to the relay");
@@ -131,7 +133,9 @@ int relay_users_call(struct engine *e, uint64_t ticket, const struct mp_value *p
     buf_init(&b, RELAY_MAX_MESSAGE);
     relay_put_list_users(&b, rq.ref, &m);
     r = relay_request(e, &rq, &b);
-    return r > 0 ? answer_fail(e, ticket, API_QUEUE_FULL, 1000, "users: too many questions to the relay are open") : r;
+    return r > 0 ? answer_fail(
+                           e, ticket, API_QUEUE_FULL, 1000, "users: too many questions to the relay are open")
+                 : r;
 }
 
 /* --- calls that wait for the directory --- */
@@ -149,23 +153,31 @@ static bool is_self(const struct engine *e, const char *user)
     return strcmp(user, identity_name(e->id)) == 0 || strcmp(user, uid) == 0;
 }
 
-int relay_defer(struct engine *e, uint64_t ticket, const char *method, const struct mp_value *params, const char *user)
+int relay_defer(struct engine *e, uint64_t ticket, const char *method, const struct mp_value *params,
+        const char *user)
 {
     uint8_t uid[UID_LEN];
     struct deferred *d;
     if (e->looked_up)
-        return answer_fail(e, ticket, API_UNKNOWN_USER, 0, "%s: the relay's answer about '%.64s' was refused", method, user);
+        return answer_fail(e, ticket, API_UNKNOWN_USER, 0, "%s: the relay's answer about '%.64s' was refused",
+                method, user);
     if (is_self(e, user))
-        return answer_fail(e, ticket, API_INVALID_PARAMS, 0, "%s: '%.64s' is this account itself", method, user);
+        return answer_fail(
+                e, ticket, API_INVALID_PARAMS, 0, "%s: '%.64s' is this account itself", method, user);
     if (uid_from_text(user, uid) != WIRE_OK && !user_name_ok(user, strlen(user)))
         return answer_fail(e, ticket, API_INVALID_NAME, 0,
-                "%s: '%.64s' is no user name (1 to 64 of a-z 0-9 . _ -, the first a letter or digit) and no uid", method, user);
+                "%s: '%.64s' is no user name (1 to 64 of a-z 0-9 . _ -, the first a letter or digit) and no "
+                "uid",
+                method, user);
     if (e->n_deferred >= ENGINE_MAX_LOOKUPS)
         return answer_fail(e, ticket, API_QUEUE_FULL, 1000, "%s: too many look-ups are under way", method);
     d = malloc(sizeof(*d) + params->raw_len);
     if (!d)
         return -ENOMEM;
-    *d = (struct deferred){.ticket = ticket, .deadline_ms = e->now + ENGINE_CALL_TIMEOUT_MS, .method = method, .n = params->raw_len};
+    *d = (struct deferred){.ticket = ticket,
+            .deadline_ms = e->now + ENGINE_CALL_TIMEOUT_MS,
+            .method = method,
+            .n = params->raw_len};
     (void)snprintf(d->name, sizeof(d->name), "%s", user);
     memcpy(d->params, params->raw, params->raw_len);
     TAILQ_INSERT_TAIL(&e->deferred, d, list);
@@ -173,7 +185,8 @@ int relay_defer(struct engine *e, uint64_t ticket, const char *method, const str
     return deferred_ask(e, user);
 }
 
-static int deferred_end(struct engine *e, struct deferred *d, enum api_error error, uint32_t retry_after_ms, const char *text)
+static int deferred_end(
+        struct engine *e, struct deferred *d, enum api_error error, uint32_t retry_after_ms, const char *text)
 {
     struct mp_value params;
     int r;
@@ -191,8 +204,10 @@ static int deferred_end(struct engine *e, struct deferred *d, enum api_error err
     return r;
 }
 
-/* Ends the calls that wait for user: made again (API_OK), or failed. Only those that wait now; they may wait again. */
-int relay_undefer(struct engine *e, const char *user, enum api_error error, uint32_t retry_after_ms, const char *text)
+/* Ends the calls that wait for user: made again (API_OK), or failed. Only those that wait now; they may wait
+ * again. */
+int relay_undefer(
+        struct engine *e, const char *user, enum api_error error, uint32_t retry_after_ms, const char *text)
 {
     size_t n = e->n_deferred;
     struct deferred *d = TAILQ_FIRST(&e->deferred), *next;
@@ -210,8 +225,8 @@ int relay_online(struct engine *e)
     struct deferred *d;
     int r = 0;
     TAILQ_FOREACH(d, &e->deferred, list)
-        if (r == 0)
-            r = deferred_ask(e, d->name);
+    if (r == 0)
+        r = deferred_ask(e, d->name);
     e->held_asked_ms = 0;
     return r == 0 ? held_ask(e) : r;
 }
@@ -227,13 +242,16 @@ static int stranger_known(struct engine *e, const struct request *rq, bool exist
         r = contact_resolve(e, rq->name, &pinned);
         if (r == 0 && pinned->changed && memcmp(pinned->new_uid, rq->who.uid, UID_LEN) == 0)
             return 0; /* held until a person accepts the changed key */
-        r = event_error(e, "STRANGER_UNKNOWN", NULL, "a message came from an account that the relay's directory does not show; it was dropped");
+        r = event_error(e, "STRANGER_UNKNOWN", NULL,
+                "a message came from an account that the relay's directory does not show; it was dropped");
         return r < 0 ? r : held_drop(e, rq->who.uid);
     }
     if (!existed && e->cfg.strangers == STRANGERS_HOLD) {
         c->held = true;
         r = contact_store(e, c);
-        return r < 0 ? r : event_error(e, "STRANGER_HELD", c, "a message of somebody new is held; contact.trust or contact.add lets it in");
+        return r < 0 ? r
+                     : event_error(e, "STRANGER_HELD", c,
+                               "a message of somebody new is held; contact.trust or contact.add lets it in");
     }
     return c->held ? 0 : held_release(e, c->uid);
 }
@@ -251,14 +269,24 @@ static int learn(struct engine *e, const struct request *rq, const struct relay_
         free(list);
         return 1;
     }
-    r = device_list_advance(a->uid, known ? known->list.n : 0, known ? known->list.hash : NULL, a->entry, a->entries, list);
+    r = device_list_advance(
+            a->uid, known ? known->list.n : 0, known ? known->list.hash : NULL, a->entry, a->entries, list);
     if (r > 0) {
-        r = event_error(e, "DEVICE_LIST_REFUSED", known, "the relay showed a device list that is forged, outdated or forked; it is ignored");
+        r = event_error(e, "DEVICE_LIST_REFUSED", known,
+                "the relay showed a device list that is forged, outdated or forked; it is ignored");
         free(list);
         return r < 0 ? r : 1;
     }
     if (r == 0 && !rq->name[0] && memcmp(a->uid, rq->who.uid, UID_LEN) != 0)
         r = 1;
+    /* Of a stranger's name only the stranger's own account, or somebody known who loses the name, is news. */
+    if (r == 0 && rq->stranger && memcmp(a->uid, rq->who.uid, UID_LEN) != 0)
+        r = contact_resolve(e, rq->name, &c);
+    if (r == 0 && known && known->name[0] && strcmp(known->name, list->name) != 0) {
+        r = event_error(e, "DEVICE_LIST_REFUSED", known,
+                "the device list of this contact came under another name; it is ignored");
+        r = r < 0 ? r : 1;
+    }
     memcpy(name, a->name.p, a->name.n);
     if (r == 0)
         r = contact_learn(e, rq->name[0] ? rq->name : name, list);
@@ -395,14 +423,16 @@ int relay_prekeys_left(struct engine *e, uint32_t ref, struct cursor *c)
 
 void relay_text(const struct relay_error_msg *m, char ret_text[128])
 {
-    (void)snprintf(ret_text, 128, "%.*s", (int)(m->text.n < 120 ? m->text.n : 120), m->text.n ? (const char *)m->text.p : "");
+    (void)snprintf(ret_text, 128, "%.*s", (int)(m->text.n < 120 ? m->text.n : 120),
+            m->text.n ? (const char *)m->text.p : "");
     for (char *p = ret_text; *p; p++)
         if ((unsigned char)*p < 0x20 || (unsigned char)*p >= 0x7f)
             *p = '?';
 }
 
 /* A request that failed, for whatever reason. */
-static int request_failed(struct engine *e, const struct request *rq, enum api_error error, uint32_t retry_after_ms, const char *text)
+static int request_failed(struct engine *e, const struct request *rq, enum api_error error,
+        uint32_t retry_after_ms, const char *text)
 {
     struct peer *p;
     char user[UID_TEXT_LEN + RELAY_MAX_NAME];
@@ -441,11 +471,14 @@ int relay_error(struct engine *e, uint32_t ref, const struct relay_error_msg *m)
     (void)request_take(e, ref, &rq);
     if (e->conn != CONN_ONLINE)
         return account_refused(e, m);
-    r = request_failed(e, &rq, m->code == RELAY_ERR_RATE_LIMITED ? API_RATE_LIMITED : API_RELAY_REFUSED, m->retry_after_ms, text);
-    if (r < 0 || rq.kind == REQ_CLAIM || rq.kind == REQ_LOOKUP || rq.kind == REQ_USERS || rq.kind == REQ_UNREGISTER)
+    r = request_failed(e, &rq, m->code == RELAY_ERR_RATE_LIMITED ? API_RATE_LIMITED : API_RELAY_REFUSED,
+            m->retry_after_ms, text);
+    if (r < 0 || rq.kind == REQ_CLAIM || rq.kind == REQ_LOOKUP || rq.kind == REQ_USERS ||
+            rq.kind == REQ_UNREGISTER)
         return r;
     (void)snprintf(e->last_error, sizeof(e->last_error), "%s", text);
-    r = event_error(e, m->code == RELAY_ERR_REPLACED ? "REPLACED" : "RELAY_ERROR", NULL, "the relay says: %s", text);
+    r = event_error(
+            e, m->code == RELAY_ERR_REPLACED ? "REPLACED" : "RELAY_ERROR", NULL, "the relay says: %s", text);
     if (r == 0 && m->code == RELAY_ERR_REPLACED)
         r = effect_text(e, EFFECT_DROP, "replaced by another connection of this device", 30000);
     return r;
@@ -462,7 +495,8 @@ int relay_reset(struct engine *e)
         }
     for (size_t i = 0; r == 0 && i < e->n_requests; i++)
         if (e->requests[i].kind == REQ_USERS || e->requests[i].kind == REQ_UNREGISTER)
-            r = request_failed(e, &e->requests[i], API_NOT_CONNECTED, 1000, "the connection to the relay was lost");
+            r = request_failed(
+                    e, &e->requests[i], API_NOT_CONNECTED, 1000, "the connection to the relay was lost");
     e->n_requests = 0;
     e->n_watched = 0;
     e->prekeys_wanted = false;
@@ -485,7 +519,8 @@ int relay_tick(struct engine *e)
     for (d = TAILQ_FIRST(&e->deferred); r == 0 && d; d = next) {
         next = TAILQ_NEXT(d, list);
         if (d->deadline_ms <= e->now)
-            r = deferred_end(e, d, API_NOT_CONNECTED, 5000, "not connected to the relay, and this user is not known here yet; try again later");
+            r = deferred_end(e, d, API_NOT_CONNECTED, 5000,
+                    "not connected to the relay, and this user is not known here yet; try again later");
     }
     return r;
 }

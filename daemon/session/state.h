@@ -46,7 +46,7 @@ enum map_id {
 #define TROUBLE_MS (10 * MINUTE_MS)
 #define RESET_EVERY_MS HOUR_MS
 #define DEDUPE_MS (60 * DAY_MS)
-#define DONE_MS (31 * DAY_MS)
+#define DONE_MS (62 * DAY_MS) /* longer than DEDUPE_MS: an id that may be used again is shown again */
 #define EK_MS (31 * DAY_MS)
 #define CONTROL_MS (30 * DAY_MS)
 #define MAX_LOADED_SESSIONS 64u
@@ -63,6 +63,9 @@ enum map_id {
 #define MAX_HELD_PER_UID 100u
 #define MAX_HELD 1000u
 #define MAX_ERROR_EVENTS_MINUTE 10u
+#define MAX_ERROR_CODES 16u
+#define MAX_RAW_EVENTS_MINUTE 10u
+#define MAX_RAW_ANSWERS 1000u
 #define HELD_ASK_MS (5 * MINUTE_MS)
 #define HELD_ASK_MAX 64u
 #define SESSION_AHEAD_MS DAY_MS
@@ -258,6 +261,13 @@ struct effect_node {
     STAILQ_ENTRY(effect_node) next;
 };
 
+/* Errors that nobody in particular has caused: a few of each code a minute. */
+struct error_budget {
+    const char *code;
+    uint64_t window_ms;
+    uint32_t n, swallowed;
+};
+
 struct engine {
     struct engine_config cfg;
     struct port port;
@@ -317,8 +327,10 @@ struct engine {
 
     size_t n_held;
     uint64_t first_seq, last_seq, last_tick_ms, held_number;
-    uint64_t error_window_ms;
-    uint32_t errors_in_window, errors_swallowed;
+    struct error_budget budgets[MAX_ERROR_CODES];
+    struct error_budget raw_budget;
+    uint32_t raw_answers; /* text frames that ours may bring */
+    bool register_sent, introduced;
     uint64_t sweep_ms, upkeep_ms, held_asked_ms;
     unsigned sweep_map;
     uint8_t sweep_key[SWEEP_MAPS][PORT_MAX_KEY];
@@ -367,6 +379,7 @@ struct buf *event_begin(struct engine *e, enum event_type type, struct mp_map *r
 int event_end(struct engine *e, struct mp_map *map) MUST_USE;
 int event_error(struct engine *e, const char *code, const struct contact *from, const char *fmt, ...)
         __attribute__((format(printf, 4, 5))) MUST_USE;
+int event_raw(struct engine *e, const void *p, size_t n) MUST_USE;
 int events_load(struct engine *e) MUST_USE;
 int events_prune(struct engine *e) MUST_USE;
 
@@ -444,6 +457,8 @@ int control_flush(struct engine *e) MUST_USE;
 int control_notice(struct engine *e, struct peer *p, struct session *s) MUST_USE;
 int control_submit(struct engine *e) MUST_USE;
 int control_done(struct engine *e, struct control *c) MUST_USE;
+/* Nothing more goes to this account. */
+int control_drop(struct engine *e, const uint8_t uid[UID_LEN]) MUST_USE;
 int control_tick(struct engine *e) MUST_USE;
 
 /* wait.c */

@@ -453,6 +453,77 @@ static void test_numbers(void **state)
     buf_done(&late);
 }
 
+static int parse_lengths(size_t header, size_t ciphertext)
+{
+    struct buf e = new_envelope();
+    struct envelope_view v;
+    int status;
+    buf_u8(&e, ENVELOPE_VERSION);
+    buf_u8(&e, KIND_PLAIN);
+    buf_zero(&e, ROUTE_TAG_LEN);
+    buf_u16(&e, (uint16_t)header);
+    buf_zero(&e, header + NONCE_LEN + COM_LEN + ciphertext);
+    status = envelope_parse(e.data, e.len, &v);
+    buf_done(&e);
+    return status;
+}
+
+/* Headers have three lengths, and ciphertexts those of padded plaintexts; the relay sees no others. */
+static void test_lengths(void **state)
+{
+    (void)state;
+    for (size_t n = 0; n < 1400; n++) {
+        bool ok = n == 82 || n == 82 + MLKEM_PK_LEN || n == 82 + MLKEM_CT_LEN;
+        assert_int_equal(parse_lengths(n, 272), ok ? 0 : RATCHET_MALFORMED);
+    }
+    for (size_t n = 0; n < 5000; n++) {
+        bool ok = n > 16 && (n - 16) % 256 == 0;
+        assert_int_equal(parse_lengths(82, n), ok ? 0 : RATCHET_MALFORMED);
+    }
+    assert_int_equal(parse_lengths(82, 16 + 8192 + 256), RATCHET_MALFORMED);
+    assert_int_equal(parse_lengths(82, 16 + 8192 + 512), 0);
+}
+
+static void assert_incoherent(struct ratchet *r)
+{
+    struct buf record = record_of(r);
+    struct ratchet *copy = NULL;
+    assert_int_equal(ratchet_load(record.data, record.len, &copy), RATCHET_MALFORMED);
+    assert_null(copy);
+    buf_done(&record);
+}
+
+#define ASSERT_INCOHERENT(session, field, value)                                                             \
+    do {                                                                                                     \
+        struct ratchet *copy = clone(session);                                                               \
+        copy->field = value;                                                                                 \
+        assert_incoherent(copy);                                                                             \
+        ratchet_free(copy);                                                                                  \
+    } while (0)
+
+/* Records of states that no session is ever in. */
+static void test_load_refuses_incoherent(void **state)
+{
+    struct pair *p = *state;
+    ASSERT_INCOHERENT(p->b, send_due, false);
+    ASSERT_INCOHERENT(p->b, send.open, true);
+    ASSERT_INCOHERENT(p->b, has_dhs, true);
+    ASSERT_INCOHERENT(p->b, has_dhr, false);
+    ASSERT_INCOHERENT(p->b, receive.open, false);
+    ASSERT_INCOHERENT(p->b, chains_received, 0);
+    ASSERT_INCOHERENT(p->b, chains_received, 3);
+    ASSERT_INCOHERENT(p->b, received, 0);
+    ASSERT_INCOHERENT(p->b, seen_by_peer, 1);
+    ASSERT_INCOHERENT(p->b, kem_messages, RATCHET_KEM_MESSAGES + 1);
+    ASSERT_INCOHERENT(p->b, has_offer, true);
+    ASSERT_INCOHERENT(p->b, suite, 2);
+    ASSERT_INCOHERENT(p->b, me.device, 0);
+    ASSERT_INCOHERENT(p->a, field.kind, KEM_OFFER);
+    ASSERT_INCOHERENT(p->a, answer.pending, true);
+    ASSERT_INCOHERENT(p->a, has_dhs, false);
+    ASSERT_INCOHERENT(p->a, initiator, false);
+}
+
 static void test_load_refuses(void **state)
 {
     struct pair *p = *state;
@@ -518,6 +589,8 @@ int main(void)
             cmocka_unit_test_setup_teardown(test_fields_in_each_header, setup, teardown),
             cmocka_unit_test_setup_teardown(test_tags, setup, teardown),
             cmocka_unit_test_setup_teardown(test_numbers, setup, teardown),
+            cmocka_unit_test(test_lengths),
+            cmocka_unit_test_setup_teardown(test_load_refuses_incoherent, setup, teardown),
             cmocka_unit_test_setup_teardown(test_load_refuses, setup, teardown),
             cmocka_unit_test_setup_teardown(test_load_survives, setup, teardown),
     };

@@ -296,6 +296,8 @@ static void test_unregister(void **state)
     struct address to = address_of(&a, 1);
     struct envelope_id id = new_id();
     uint64_t mailbox = open_device(e, &to).ret_mailbox;
+    char error[STORE_ERROR_LEN];
+    struct store_stats stats;
     uint32_t left;
     bool done;
     struct store_unregister *r;
@@ -310,7 +312,10 @@ static void test_unregister(void **state)
     }
     assert_int_equal(open_device(e, &to).req.result, STORE_NOENT);
     assert_int_equal(claim(e, &to), UINT32_MAX);
+    /* Too late, and nothing is remembered of it. */
     assert_int_equal(ack(e, mailbox, &id), STORE_OK);
+    assert_int_equal(store_read_stats(e->dir, &stats, error), 0);
+    assert_int_equal(stats.remembered, 0);
     assert_int_equal(register_next(e, &next, 1, 0).result, STORE_OK);
     a.n = 0;
     (void)strcpy(a.name, "again");

@@ -147,11 +147,17 @@ static void test_write_error(void **state)
 {
     struct env *e = *state;
     struct person a = registered(e, "a");
-    struct address to = address_of(&a, 1);
+    struct address to = address_of(&a, 1), other = address_of(&a, 2);
     struct rlimit old, small;
     enum store_result result = STORE_OK;
-    struct envelope_id id;
+    struct envelope_id id = new_id();
+    char error[STORE_ERROR_LEN];
+    struct store_stats stats;
+    struct store_submit_req *r;
+    bool done;
 
+    assert_int_equal(submit(e, &other, &id, 10), STORE_OK);
+    assert_int_equal(ack(e, open_device(e, &other).ret_mailbox, &id), STORE_OK);
     (void)signal(SIGXFSZ, SIG_IGN);
     assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
     small = old;
@@ -166,6 +172,14 @@ static void test_write_error(void **state)
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
     assert_int_equal(submit(e, &to, &id, 8000), STORE_OK);
     assert_int_equal(submit(e, &to, &id, 8000), STORE_DUP);
+    /* What the writer counts is what is there, and no seq comes a second time. */
+    assert_int_equal(store_read_stats(e->dir, &stats, error), 0);
+    assert_int_equal(open_device(e, &to).ret_waiting, stats.waiting);
+    id = new_id();
+    r = submit_req(&other, &id, 10, &done);
+    assert_int_equal(perform(e, &r->req), STORE_OK);
+    assert_int_equal(r->item->ret_seq, 2);
+    store_req_free(&r->req);
 }
 
 /* Submits as fast as it can and tells every id that was reported stored, until it is killed. */
