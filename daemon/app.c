@@ -63,7 +63,7 @@ static int port_del(void *ctx, uint8_t map, const void *key, size_t key_len)
 static int port_scan(void *ctx, uint8_t map, const void *from, size_t from_len, size_t prefix_len,
         port_visit visit, void *visit_ctx)
 {
-    return store_scan(ctx, map, from, from_len, prefix_len, visit, visit_ctx);
+    return port_result(store_scan(ctx, map, from, from_len, prefix_len, visit, visit_ctx));
 }
 
 static int port_last(void *ctx, uint8_t map, uint8_t ret_key[PORT_MAX_KEY], size_t *ret_len)
@@ -315,6 +315,24 @@ static void effect_answer(struct app *a, const struct effect *f)
         ipc_fail(req, f->error, f->retry_after_ms, "%s", f->text);
 }
 
+/* What was not taken cannot be sent again; a new connection sets all straight. */
+static void effect_send(struct app *a, const struct effect *f)
+{
+    int r = transport_send(a->transport, f->data.data, f->data.len);
+    if (r == TRANSPORT_FULL)
+        drop_link(a, "the link's queue is full", 0);
+    else if (r && r != TRANSPORT_DOWN)
+        drop_link(a, "the link did not take a message", 0);
+}
+
+/* Nobody counts on a text frame, so that one without room is just lost. */
+static void effect_send_text(struct app *a, const struct effect *f)
+{
+    int r = transport_send_text(a->transport, f->data.data, f->data.len);
+    if (r && r != TRANSPORT_DOWN && r != TRANSPORT_FULL)
+        drop_link(a, "the link did not take a text frame", 0);
+}
+
 static void carry_out(struct app *a, const struct effect *f)
 {
     switch (f->kind) {
@@ -333,13 +351,10 @@ static void carry_out(struct app *a, const struct effect *f)
         transport_good(a->transport);
         break;
     case EFFECT_SEND:
-        /* A full queue cannot happen within the engine's bounds; if it does, a new connection sets all
-         * straight. */
-        if (transport_send(a->transport, f->data.data, f->data.len) == TRANSPORT_FULL)
-            drop_link(a, "the link's queue is full", 0);
+        effect_send(a, f);
         break;
     case EFFECT_SEND_TEXT:
-        (void)!transport_send_text(a->transport, f->data.data, f->data.len);
+        effect_send_text(a, f);
         break;
     case EFFECT_ANSWER:
         effect_answer(a, f);
@@ -377,6 +392,7 @@ static int roll_back(struct app *a)
             strerror(-error));
     store_rollback(a->store);
     while ((c = TAILQ_FIRST(&a->calls))) {
+        /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): the analyzer does not see through TAILQ_REMOVE() */
         struct ipc_request *req = c->req;
         call_end(a, c);
         ipc_fail(req, api_error_of(error), 1000, "%s", strerror(-error));
@@ -398,8 +414,10 @@ static int turn_once(struct app *a, size_t *ret_effects)
     INPUT(a, engine_turn_end(a->engine, clock_now_ms()));
     if (!a->failed && store_dirty(a->store))
         a->failed = store_commit(a->store);
-    if (a->failed)
+    if (a->failed) {
+        *ret_effects = 1; /* the new engine has its own, for the next round */
         return roll_back(a);
+    }
     *ret_effects = carry_out_all(a);
     return 0;
 }
@@ -524,6 +542,7 @@ void app_free(struct app *a)
     if (!a)
         return;
     while ((c = TAILQ_FIRST(&a->calls))) {
+        /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): the analyzer does not see through TAILQ_REMOVE() */
         struct ipc_request *req = c->req;
         call_end(a, c);
         ipc_fail(req, API_SHUTTING_DOWN, 1000, "the daemon stops");

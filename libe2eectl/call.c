@@ -112,8 +112,10 @@ int call_start(struct e2eectl *h, const char *method, const struct buf *map, str
     if (r)
         return r;
     c = calloc(1, sizeof(*c));
-    if (!c)
-        return error_set(&h->error, -ENOMEM, "no memory for a call");
+    if (!c) {
+        (void)error_set(&h->error, -ENOMEM, "no memory for a call");
+        return -ENOMEM;
+    }
     c->id = free_id(h);
     r = write_request(h, c->id, method, map);
     if (r) {

@@ -31,6 +31,13 @@ static inline void cleanup_close(const int *fd)
     if (*fd >= 0)
         (void)close(*fd);
 }
+/* The descriptor, which the variable (a CLEANUP_FD) gives away. */
+static inline int take_fd(int *fd)
+{
+    int taken = *fd;
+    *fd = -1;
+    return taken;
+}
 #define CLEANUP_FREE __attribute__((cleanup(cleanup_free)))
 #define CLEANUP_FD __attribute__((cleanup(cleanup_close)))
 

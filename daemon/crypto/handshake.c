@@ -166,18 +166,16 @@ static int encapsulate(struct ratchet *r, const uint8_t *kem, size_t agreements,
 }
 
 static int initiate(struct ratchet *r, const struct identity *me, const struct bundle *bundle,
-        struct transcript *t, const uint8_t ek[KEY_LEN], uint64_t now_ms, const struct rng *rng)
+        const struct transcript *t, uint8_t ct[MLKEM_CT_LEN], uint64_t now_ms, const struct rng *rng)
 {
-    uint8_t ct[MLKEM_CT_LEN];
     size_t agreements = bundle->has_one_time ? 4 : 3;
     int status;
 
-    if (!agree_initiator(r, me, t->b, bundle, ek))
+    if (!agree_initiator(r, me, t->b, bundle, r->dhs))
         return RATCHET_BAD_PEER;
     status = encapsulate(r, t->kem, agreements, rng, ct);
     if (status)
         return status;
-    t->ct = ct;
     hash_transcript(t, r->th);
     status = keep_handshake(r, t, identity_entry(me));
     if (status)
@@ -212,7 +210,7 @@ static bool is_self(const struct identity *me, const struct device *peer)
 int ratchet_initiate(const struct identity *me, const struct device *peer, const struct bundle *bundle,
         uint64_t session_number, uint64_t now_ms, const struct rng *rng, struct ratchet **ret_ratchet)
 {
-    uint8_t ek_public[KEY_LEN];
+    uint8_t ek_public[KEY_LEN], ct[MLKEM_CT_LEN];
     struct transcript t = {
             .a = identity_device(me),
             .b = peer,
@@ -224,6 +222,7 @@ int ratchet_initiate(const struct identity *me, const struct device *peer, const
             .spk = bundle->signed_prekey.x25519,
             .otk = bundle->has_one_time ? bundle->one_time.x25519 : NULL,
             .kem = bundle->has_one_time ? bundle->one_time.mlkem : bundle->signed_prekey.mlkem,
+            .ct = ct,
             .bundle_hash = bundle->hash,
     };
     struct ratchet *r;
@@ -241,7 +240,7 @@ int ratchet_initiate(const struct identity *me, const struct device *peer, const
     /* The first sending chain's key pair is drawn by sending_prepare(); until then its place holds EK. */
     rng_fill(rng, r->dhs, KEY_LEN);
     x25519_public(r->dhs, ek_public);
-    status = initiate(r, me, bundle, &t, r->dhs, now_ms, rng);
+    status = initiate(r, me, bundle, &t, ct, now_ms, rng);
     return finish(r, status, ret_ratchet);
 }
 

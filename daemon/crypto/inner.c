@@ -61,6 +61,7 @@ bool inner_decode(const uint8_t *p, size_t n, struct inner *ret_inner)
     cursor_init(&c, p, n);
     in.type = cursor_u8(&c);
     in.flags = cursor_u8(&c);
+    /* cppcheck-suppress uninitvar ; this is what fills it */
     cursor_copy(&c, in.id.b, MESSAGE_ID_LEN);
     in.count = cursor_u64(&c);
     in.time_ms = cursor_u64(&c);

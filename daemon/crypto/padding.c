@@ -20,5 +20,6 @@ size_t padded_length(size_t n)
         return round_up(n, PADDING_STEP);
     e = log2_floor(n);
     s = log2_floor(e) + 1;
+    /* NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult): so large an n has e > s */
     return round_up(n, (size_t)1 << (e - s));
 }

@@ -133,8 +133,7 @@ static int open_directory(const char *path, int *ret_fd)
                 "the directory of %s may be written by others; it must be yours with mode 0700", path);
         return -EPERM;
     }
-    *ret_fd = fd;
-    fd = -1;
+    *ret_fd = take_fd(&fd);
     return 0;
 }
 

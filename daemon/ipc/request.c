@@ -133,13 +133,14 @@ static bool salvage_uint(struct cursor *c, uint64_t *ret_value)
     uint8_t tag = cursor_u8(c);
     uint64_t v = 0;
 
-    if (tag >= 0x80 && (tag < 0xcc || tag > 0xcf))
-        return false;
-    if (tag < 0x80)
-        v = tag;
-    else
-        for (unsigned i = 0; i < 1u << (tag - 0xcc); i++)
+    if (tag >= 0xcc && tag <= 0xcf) {
+        for (unsigned n = 1u << (tag - 0xcc); n; n--)
             v = v << 8 | cursor_u8(c);
+    } else if (tag < 0x80) {
+        v = tag;
+    } else {
+        return false;
+    }
     *ret_value = v;
     return cursor_status(c) == WIRE_OK;
 }
@@ -152,7 +153,9 @@ static bool salvage_msgid(const void *p, size_t n, enum rpc_framing framing, uin
     cursor_init(&c, p, n);
     if (framing == RPC_FRAMING_LENGTH && !salvage_uint(&c, &v))
         return false;
-    if (cursor_u8(&c) != 0x94 || cursor_u8(&c) != RPC_REQUEST || !salvage_uint(&c, &v) || v > UINT32_MAX)
+    if (cursor_u8(&c) != 0x94)
+        return false;
+    if (cursor_u8(&c) != RPC_REQUEST || !salvage_uint(&c, &v) || v > UINT32_MAX)
         return false;
     *ret_msgid = (uint32_t)v;
     return true;

@@ -166,9 +166,9 @@ static int call_trust(struct engine *e, uint64_t ticket, struct contact *c, cons
     char uid[UID_TEXT_LEN + 2], policy[16], label[UID_TEXT_LEN + 1];
     int r;
     if (param_str(params, "policy", policy, sizeof(policy)))
-        for (uint8_t i = 0; i < ARRAY_SIZE(policies); i++)
+        for (size_t i = 0; i < ARRAY_SIZE(policies); i++)
             if (strcmp(policy, policies[i]) == 0)
-                c->policy = i;
+                c->policy = (uint8_t)i;
     if (param_str(params, "uid", uid, sizeof(uid))) {
         r = accept_change(e, c, uid);
         if (r > 0)

@@ -21,7 +21,7 @@ static void gap_drop(struct peer *p, size_t i)
 static int report(struct engine *e, struct peer *p, const struct gap *g)
 {
     return event_error(e, "MESSAGES_MISSING", p->contact, "%llu message(s) of this sender did not arrive (numbers %llu to %llu)",
-            (unsigned long long)(g->to - g->from + 1), (unsigned long long)g->from, (unsigned long long)g->to);
+            (unsigned long long)g->to - g->from + 1, (unsigned long long)g->from, (unsigned long long)g->to);
 }
 
 /* Makes room for two more. What is forgotten is not judged any more. */

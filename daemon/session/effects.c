@@ -36,9 +36,15 @@ int effect_text(struct engine *e, enum effect_kind kind, const char *text, uint3
 
 int answer_ok(struct engine *e, uint64_t ticket, const struct buf *result)
 {
+    int r = result ? buf_status(result) : 0;
     struct effect *f;
     if (!ticket)
         return 0;
+    if (r == -EMSGSIZE || (r == 0 && result && result->len > EFFECT_MAX_DATA))
+        return answer_fail(e, ticket, API_TOO_LARGE, 0, "the result is longer than an answer may be, %u bytes; ask for less",
+                EFFECT_MAX_DATA);
+    if (r < 0)
+        return r;
     f = effect_new(e, EFFECT_ANSWER);
     if (!f)
         return -ENOMEM;
@@ -47,7 +53,7 @@ int answer_ok(struct engine *e, uint64_t ticket, const struct buf *result)
         buf_bytes(&f->data, result->data, result->len);
     else
         mp_put_map(&f->data, 0);
-    return result && buf_status(result) < 0 ? buf_status(result) : buf_status(&f->data);
+    return buf_status(&f->data);
 }
 
 int answer_fail(struct engine *e, uint64_t ticket, enum api_error error, uint32_t retry_after_ms, const char *fmt, ...)

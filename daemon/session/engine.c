@@ -9,6 +9,7 @@
 #define BUSY_TICK_MS SECOND_MS
 #define IDLE_TICK_MS (30 * SECOND_MS)
 #define CLOCK_LEAP_MS (10 * MINUTE_MS)
+#define RAW_BYTES_SECOND 65536u
 
 static void clear_lists(struct engine *e)
 {
@@ -24,6 +25,7 @@ static void clear_lists(struct engine *e)
     }
     while ((d = TAILQ_FIRST(&e->deferred))) {
         TAILQ_REMOVE(&e->deferred, d, list);
+        sodium_memzero(d->params, d->n);
         free(d);
     }
     while ((w = TAILQ_FIRST(&e->waits))) {
@@ -44,11 +46,7 @@ static void clear_tables(struct engine *e)
             table_del(&e->contacts, node);
             free(container_of(node, struct contact, node));
         }
-    for (size_t i = 0; i < e->held.n_slots; i++)
-        while ((node = e->held.slots[i])) {
-            table_del(&e->held, node);
-            free(container_of(node, struct held_uid, node));
-        }
+    held_clear(e);
 }
 
 void engine_clear(struct engine *e)
@@ -63,7 +61,6 @@ void engine_clear(struct engine *e)
     e->conn = CONN_NONE;
     e->n_requests = 0;
     e->first_seq = e->last_seq = 0;
-    e->n_held = 0;
     buf_reset(&e->submit);
     buf_reset(&e->acks);
 }
@@ -267,12 +264,30 @@ static int call_status(struct engine *e, uint64_t ticket)
     return answer_ok(e, ticket, &b);
 }
 
+/* Text frames of a second, begun anew where the clock went back. 0: this one fits; else ms until the next second. */
+static uint32_t raw_quota(struct engine *e, size_t n)
+{
+    if (e->now < e->raw_second_ms || e->now - e->raw_second_ms >= SECOND_MS) {
+        e->raw_second_ms = e->now;
+        e->raw_bytes = 0;
+    }
+    if (e->raw_bytes && n > RAW_BYTES_SECOND - e->raw_bytes)
+        return (uint32_t)(e->raw_second_ms + SECOND_MS - e->now);
+    e->raw_bytes += n < RAW_BYTES_SECOND ? (uint32_t)n : RAW_BYTES_SECOND;
+    return 0;
+}
+
 static int call_raw(struct engine *e, uint64_t ticket, const struct mp_value *params)
 {
     struct span text = param_bytes(params, "text");
+    uint32_t wait_ms;
     int r;
     if (e->conn != CONN_ONLINE)
         return answer_fail(e, ticket, API_NOT_CONNECTED, 1000, "raw.write: not connected to the relay");
+    if (!text.n)
+        return answer_fail(e, ticket, API_INVALID_PARAMS, 0, "raw.write: 'text' is empty");
+    if ((wait_ms = raw_quota(e, text.n)))
+        return answer_fail(e, ticket, API_RATE_LIMITED, wait_ms, "raw.write: at most %u bytes a second", RAW_BYTES_SECOND);
     r = effect_push(e, EFFECT_SEND_TEXT, text.p, text.n);
     if (r == 0 && e->raw_answers < MAX_RAW_ANSWERS)
         e->raw_answers++;

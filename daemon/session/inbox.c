@@ -318,12 +318,14 @@ static int hold(struct engine *e, const struct device_list *list, const struct d
     struct ratchet *ratchet;
     struct inner m;
     int r;
+    if (held_has(e, list->uid, in->hash))
+        return FATE_HELD;
     buf_init_secret(&plain, ENVELOPE_MAX_BODY);
     r = handshake(e, NULL, device, in, &ratchet, &plain, &m);
     if (r)
         return r;
     ratchet_free(ratchet);
-    return held_put(e, list->uid, list->name, in->body);
+    return held_put(e, list->uid, list->name, in->hash, in->body);
 }
 
 /* A contact's entry in a first message against the pinned one. */

@@ -31,6 +31,25 @@ static void peer_leave_waiting(struct engine *e, struct peer *p)
     }
 }
 
+/* By order, walking from the end that is nearer by it: what comes back may be the oldest or the newest. */
+static void outmsg_insert(struct outmsg_list *list, struct outmsg *m)
+{
+    struct outmsg *first = TAILQ_FIRST(list), *last = TAILQ_LAST(list, outmsg_list);
+    if (!first || last->order < m->order) {
+        TAILQ_INSERT_TAIL(list, m, queue);
+    } else if (first->order > m->order) {
+        TAILQ_INSERT_HEAD(list, m, queue);
+    } else if (m->order - first->order < last->order - m->order) {
+        while (first->order < m->order) /* the last one is not */
+            first = TAILQ_NEXT(first, queue);
+        TAILQ_INSERT_BEFORE(first, m, queue);
+    } else {
+        while (last->order > m->order) /* the first one is not */
+            last = TAILQ_PREV(last, outmsg_list, queue);
+        TAILQ_INSERT_AFTER(list, last, m, queue);
+    }
+}
+
 /* list NULL: in no queue. */
 void outmsg_enqueue(struct engine *e, struct outmsg *m, struct outmsg_list *list)
 {
@@ -41,13 +60,7 @@ void outmsg_enqueue(struct engine *e, struct outmsg *m, struct outmsg_list *list
     m->queued = list;
     if (!list)
         return;
-    struct outmsg *after = TAILQ_LAST(list, outmsg_list);
-    while (after && after->order > m->order)
-        after = TAILQ_PREV(after, outmsg_list, queue);
-    if (after)
-        TAILQ_INSERT_AFTER(list, after, m, queue);
-    else
-        TAILQ_INSERT_HEAD(list, m, queue);
+    outmsg_insert(list, m);
     if (list == &m->peer->waiting && !m->peer->in_waiting) {
         TAILQ_INSERT_TAIL(&e->waiting_peers, m->peer, waiting_peers);
         m->peer->in_waiting = true;
@@ -111,7 +124,7 @@ static int load_visit(void *ctx, const uint8_t *key, size_t key_len, const uint8
         return -EBADMSG;
     if (l->n == l->cap) {
         size_t cap = l->cap ? l->cap * 2 : 64;
-        struct outmsg **found = realloc(l->found, cap * sizeof(found[0]));
+        struct outmsg **found = realloc(l->found, cap * sizeof(struct outmsg *));
         if (!found)
             return -ENOMEM;
         l->found = found;
@@ -151,7 +164,7 @@ int outbox_load(struct engine *e)
     struct loading l = {.e = e};
     int r = e->port.scan(e->port.ctx, MAP_OUT, "", 0, 0, load_visit, &l);
     if (l.n)
-        qsort(l.found, l.n, sizeof(l.found[0]), by_order);
+        qsort(l.found, l.n, sizeof(struct outmsg *), by_order);
     for (size_t i = 0; i < l.n; i++) {
         if (r == 0 && (r = outmsg_add(e, l.found[i])) == 0)
             r = load_queue(e, l.found[i]);

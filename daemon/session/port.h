@@ -11,6 +11,7 @@
 #define PORT_NOT_FOUND 1
 #define PORT_MAX_KEY 96u
 
+/* 0 to go on, 1 to stop, or a negative errno: other positive results are the store's own. */
 typedef int (*port_visit)(void *ctx, const uint8_t *key, size_t key_len, const uint8_t *value, size_t n);
 
 struct port {

@@ -9,6 +9,8 @@
 #define PREKEY_HEAD_LEN 16u /* made, superseded */
 #define MAX_SWEEP 64u
 #define MAX_ONE_TIME 2000u
+#define MAX_ONE_TIME_FREE 300u /* from here on one batch an hour */
+#define BATCH_EVERY_MS HOUR_MS
 #define ONE_TIME_REPLACE_MS (30 * DAY_MS)
 #define ONE_TIME_KEEP_MS (62 * DAY_MS) /* as long at the relay, and as long again in an envelope under way */
 
@@ -218,37 +220,71 @@ static int drop_oldest(struct engine *e, size_t surplus)
     return r < 0 ? r : 0;
 }
 
-static int sweep(struct engine *e, uint64_t *ret_newest_ms)
+static int sweep_some(struct engine *e, struct sweeping *w)
 {
-    struct sweeping w = {.e = e};
-    int r = e->port.scan(e->port.ctx, MAP_PREKEY, "", 0, 0, sweep_visit, &w);
-    for (size_t i = 0; r == 0 && i < w.n; i++)
-        r = e->port.del(e->port.ctx, MAP_PREKEY, w.key[i], PREKEY_KEY_LEN);
-    if (r == 0 && w.one_time > MAX_ONE_TIME)
-        r = drop_oldest(e, w.one_time - MAX_ONE_TIME);
+    int r;
+    *w = (struct sweeping){.e = e};
+    r = e->port.scan(e->port.ctx, MAP_PREKEY, "", 0, 0, sweep_visit, w);
+    for (size_t i = 0; r == 0 && i < w->n; i++)
+        r = e->port.del(e->port.ctx, MAP_PREKEY, w->key[i], PREKEY_KEY_LEN);
+    return r;
+}
+
+/* Deletes what is over or surplus; the one-time keys that remain, and the age of the newest. */
+static int sweep(struct engine *e, size_t *ret_one_time, uint64_t *ret_newest_ms)
+{
+    struct sweeping w;
+    int r;
+    do
+        r = sweep_some(e, &w);
+    while (r == 0 && w.n);
+    while (r == 0 && w.one_time > MAX_ONE_TIME) {
+        size_t surplus = w.one_time - MAX_ONE_TIME;
+        r = drop_oldest(e, surplus);
+        w.one_time -= surplus < MAX_SWEEP ? surplus : MAX_SWEEP;
+    }
+    *ret_one_time = w.one_time;
     *ret_newest_ms = w.newest_ms;
     return r;
+}
+
+/*
+ * How many one-time keys to make. The relay says how many are left, and may say so at each connection: what is here
+ * already bounds what it gets. The first batches are free, for a relay that lost its disk or an upload.
+ */
+static uint32_t one_time_due(const struct engine *e, size_t stored, uint64_t newest_ms, bool replace)
+{
+    size_t room = stored < MAX_ONE_TIME ? MAX_ONE_TIME - stored : 0;
+    uint32_t missing = replace ? ONE_TIME_TARGET : e->relay_one_time < ONE_TIME_LOW ? ONE_TIME_TARGET - e->relay_one_time : 0;
+    if (stored >= MAX_ONE_TIME_FREE && newest_ms <= e->now && e->now - newest_ms < BATCH_EVERY_MS)
+        return 0;
+    return missing < room ? missing : (uint32_t)room;
 }
 
 static int replenish(struct engine *e, struct prekey_secret *k)
 {
     CLEANUP_BUF struct buf record = {0};
     CLEANUP_FREE struct relay_put_prekeys *m = calloc(1, sizeof(*m));
-    uint64_t newest_ms;
+    uint64_t newest_ms = 0;
+    size_t stored = 0;
     uint32_t missing;
+    bool replace;
     int r;
     if (!m)
         return -ENOMEM;
-    r = sweep(e, &newest_ms);
-    if (r < 0)
-        return r;
-    m->replace = newest_ms && elapsed(e->now, newest_ms) > ONE_TIME_REPLACE_MS;
-    missing = m->replace ? ONE_TIME_TARGET : e->relay_one_time < ONE_TIME_LOW ? ONE_TIME_TARGET - e->relay_one_time : 0;
     buf_init(&record, RELAY_MAX_PREKEY);
     r = rotate(e, k, &record);
+    if (r == 0) /* not before: what it has superseded may have been over for long */
+        r = sweep(e, &stored, &newest_ms);
+    if (r < 0)
+        /* cppcheck-suppress memleak */
+        return r; /* NOLINT(clang-analyzer-unix.Malloc): CLEANUP_FREE frees m */
+    /* Also where no secret is left of what the relay still shows. */
+    replace = stored ? elapsed(e->now, newest_ms) > ONE_TIME_REPLACE_MS : e->relay_one_time > 0;
+    missing = one_time_due(e, stored, newest_ms, replace);
+    m->replace = replace && missing;
     m->signed_prekey = (struct span){.p = record.data, .n = record.len};
-    if (r == 0)
-        r = send_batches(e, m, missing, k);
+    r = send_batches(e, m, missing, k);
     if (r > 0)
         e->prekeys_wanted = true;
     return r < 0 ? r : 0;

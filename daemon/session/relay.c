@@ -1,5 +1,6 @@
 /* Requests to the relay and their answers; calls that wait for one. */
 #include <errno.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -200,6 +201,7 @@ static int deferred_end(
     } else {
         r = answer_fail(e, d->ticket, error, retry_after_ms, "%s: %s", d->method, text);
     }
+    sodium_memzero(d->params, d->n);
     free(d);
     return r;
 }
@@ -389,7 +391,7 @@ static enum request_kind kind_of(uint8_t answer)
 
 int relay_answer(struct engine *e, uint8_t type, uint32_t ref, struct cursor *c)
 {
-    struct request rq;
+    struct request rq = {0};
     if (!request_find(e, ref))
         return 0; /* an answer after its deadline */
     if (type == RELAY_OK) {

@@ -31,7 +31,7 @@ enum map_id {
     MAP_ID = 14,      /* sender uid ‖ message id → time, flags */
     MAP_EVENT = 15,   /* u64be seq → u8 type, event */
     MAP_CONSUMER = 16, /* name → seq */
-    MAP_HELD = 17,    /* uid ‖ u64be number → envelope body */
+    MAP_HELD = 17,    /* uid ‖ u64be number ‖ u64be time ‖ SHA-256 of the body → envelope body */
     MAP_LAST = 17
 };
 
@@ -62,6 +62,8 @@ enum map_id {
 #define GAP_REPORT_MS (5 * MINUTE_MS)
 #define MAX_HELD_PER_UID 100u
 #define MAX_HELD 1000u
+#define HELD_RESERVE 200u /* of MAX_HELD: for contacts alone */
+#define HELD_MS (30 * DAY_MS)
 #define MAX_ERROR_EVENTS_MINUTE 10u
 #define MAX_ERROR_CODES 16u
 #define MAX_RAW_EVENTS_MINUTE 10u
@@ -216,11 +218,19 @@ struct control {
     uint64_t expires_ms, retry_ms;
 };
 
+/* One of them: what its key says. */
+struct held_item {
+    TAILQ_ENTRY(held_item) list;
+    uint64_t number, time_ms;
+    uint8_t hash[32];
+};
+
 /* Somebody of whom envelopes are held (held.c). */
 struct held_uid {
     struct table_node node; /* engine.held */
     uint8_t uid[UID_LEN];
     char name[RELAY_MAX_NAME + 1]; /* that the first of them claims */
+    TAILQ_HEAD(held_list, held_item) items;
     size_t n;
 };
 
@@ -325,11 +335,13 @@ struct engine {
     struct buf plain;    /* secret: plaintexts and secret records */
     struct buf envelope; /* an envelope body in the making */
 
-    size_t n_held;
+    size_t n_held, held_slot; /* held_slot: where the next questions begin */
     uint64_t first_seq, last_seq, last_tick_ms, held_number;
     struct error_budget budgets[MAX_ERROR_CODES];
     struct error_budget raw_budget;
     uint32_t raw_answers; /* text frames that ours may bring */
+    uint64_t raw_second_ms;
+    uint32_t raw_bytes; /* written in that second */
     bool register_sent, introduced;
     uint64_t sweep_ms, upkeep_ms, held_asked_ms;
     unsigned sweep_map;
@@ -353,7 +365,7 @@ int contact_store(struct engine *e, const struct contact *c) MUST_USE;
 int contact_parse(const void *p, size_t n, struct contact *ret_contact) MUST_USE;
 int peer_store(struct engine *e, const struct peer *p) MUST_USE;
 /* What it allocated is the peer's, also after a failure. */
-int peer_parse(const void *p, size_t n, struct peer *ret_peer) MUST_USE;
+int peer_parse(const void *raw, size_t n, struct peer *ret_peer) MUST_USE;
 int outmsg_store(struct engine *e, const struct outmsg *m) MUST_USE;
 int outmsg_parse(const void *p, size_t n, struct outmsg *ret_m, struct address *ret_to) MUST_USE;
 
@@ -486,11 +498,15 @@ size_t counts_unbury(struct engine *e, struct peer *p, size_t max, struct buf *o
 
 /* held.c: envelopes of people who are not known yet, or not let in. */
 int held_load(struct engine *e) MUST_USE;
-int held_put(struct engine *e, const uint8_t uid[UID_LEN], const char *name, struct span body) MUST_USE;
+void held_clear(struct engine *e);
+/* Whether the envelope with this SHA-256 is held already. */
+bool held_has(struct engine *e, const uint8_t uid[UID_LEN], const uint8_t hash[32]);
+/* Strangers find no room in the part that is kept for contacts. Drops the envelope, with an event, where there is none. */
+int held_put(struct engine *e, const uint8_t uid[UID_LEN], const char *name, const uint8_t hash[32], struct span body) MUST_USE;
 /* Takes them in, in their order. */
 int held_release(struct engine *e, const uint8_t uid[UID_LEN]) MUST_USE;
 int held_drop(struct engine *e, const uint8_t uid[UID_LEN]) MUST_USE;
-/* Asks the relay for those whom a lost answer has left unknown. */
+/* Asks the relay for those whom a lost answer has left unknown, some at a time, and drops what has waited too long. */
 int held_ask(struct engine *e) MUST_USE;
 
 /* account.c: life of the account, registration, authentication, prekeys. */

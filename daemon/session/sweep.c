@@ -82,6 +82,7 @@ int sweep_tick(struct engine *e)
 {
     unsigned i = e->sweep_map;
     struct sweeping *s;
+    bool more;
     int r;
     /* Nothing is deleted by a clock that nobody has confirmed. */
     if (e->conn != CONN_ONLINE || elapsed(e->now, e->sweep_ms) < SWEEP_EVERY_MS)
@@ -89,15 +90,18 @@ int sweep_tick(struct engine *e)
     s = calloc(1, sizeof(*s));
     if (!s)
         return -ENOMEM;
-    e->sweep_ms = e->now;
     s->now = e->now;
     s->rule = &rules[i];
     r = e->port.scan(e->port.ctx, (uint8_t)s->rule->map, e->sweep_key[i], e->sweep_key_len[i], 0, sweep_visit, s);
     if (r >= 0)
         r = sweep_found(e, s);
-    e->sweep_key_len[i] = s->visited == (s->rule->map == MAP_PEER ? SWEEP_PEERS : SWEEP_CHUNK) ? s->last_len : 0;
+    more = s->visited == (s->rule->map == MAP_PEER ? SWEEP_PEERS : SWEEP_CHUNK);
+    e->sweep_key_len[i] = more ? s->last_len : 0;
     memcpy(e->sweep_key[i], s->last, sizeof(s->last));
-    e->sweep_map = (i + 1) % ARRAY_SIZE(rules);
+    /* A map is swept to its end, a chunk each tick, and then rests: so no rate of records outgrows it. */
+    e->sweep_ms = more ? 0 : e->now;
+    if (!more)
+        e->sweep_map = (i + 1) % ARRAY_SIZE(rules);
     free(s);
     return r < 0 ? r : 0;
 }

@@ -40,7 +40,7 @@ static int grow(struct table *t)
 {
     struct table_node **old = t->slots;
     size_t n_old = t->n_slots, n_new = n_old ? n_old * 2 : TABLE_FIRST_SLOTS;
-    struct table_node **slots = calloc(n_new, sizeof(*slots));
+    struct table_node **slots = calloc(n_new, sizeof(struct table_node *));
     if (!slots)
         return -ENOMEM;
     t->slots = slots;

@@ -92,8 +92,7 @@ static int take_lock(int dir_fd, const char *dir, int *ret_fd, const char **ret_
                 dir);
         return STORE_LOCKED;
     }
-    *ret_fd = fd;
-    fd = -1;
+    *ret_fd = take_fd(&fd);
     return 0;
 }
 
@@ -136,8 +135,7 @@ static int prepare(const char *dir, int *ret_lock_fd, const char **ret_text)
         r = make_database(dir_fd, dir, ret_text);
     if (r != 0)
         return r;
-    *ret_lock_fd = lock_fd;
-    lock_fd = -1;
+    *ret_lock_fd = take_fd(&lock_fd);
     return 0;
 }
 

@@ -111,7 +111,7 @@ int child_start(struct child *c, const char *link_dir, const char *url, const ch
             option[] = "--ca-file";
     char *const with_ca[] = {ret_path, option, ca_copy, url_copy, NULL};
     char *const without[] = {ret_path, url_copy, NULL};
-    int pair[2];
+    int pair[2] = {-1, -1};
     if (child_scheme(url, scheme) != 0 || strlen(url) >= sizeof(url_copy) ||
             (ca_file && strlen(ca_file) >= PATH_MAX))
         return -EINVAL;

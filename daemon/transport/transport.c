@@ -466,14 +466,21 @@ static void close_link(struct transport *t)
     arm(t->watch_timer, t->tun.close_ms);
 }
 
+static bool same_text(const char *a, const char *b)
+{
+    return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
 int transport_set_url(struct transport *t, const char *url, const char *ca_file)
 {
     char scheme[TRANSPORT_MAX_SCHEME + 1];
     CLEANUP_FREE char *new_url = NULL, *new_ca = NULL;
     if (url && (strlen(url) > TRANSPORT_MAX_URL || child_scheme(url, scheme) != 0))
         return TRANSPORT_BAD_URL;
+    if (url && same_text(url, t->url) && same_text(ca_file, t->ca_file))
+        return 0;
     if ((url && !(new_url = strdup(url))) || (ca_file && !(new_ca = strdup(ca_file))))
-        return -ENOMEM;
+        return -ENOMEM; /* NOLINT(clang-analyzer-unix.Malloc): CLEANUP_FREE frees new_url */
     free(t->url);
     free(t->ca_file);
     t->url = new_url;

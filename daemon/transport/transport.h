@@ -77,7 +77,7 @@ void transport_free(struct transport *t);
 /*
  * Connects to url from now on, with the scheme's link program (ws for ws: and wss:). ca_file NULL: the
  * system's authorities. A connection to the former URL is closed first. url NULL stops. TRANSPORT_BAD_URL
- * changes nothing.
+ * changes nothing, nor do the url and ca_file that are in use: connection and backoff stay as they are.
  */
 int transport_set_url(struct transport *t, const char *url, const char *ca_file) MUST_USE;
 

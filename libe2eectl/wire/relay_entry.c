@@ -10,6 +10,18 @@ static bool is_name_start(uint8_t ch)
     return (ch >= 'a' && ch <= 'z') || (ch >= '0' && ch <= '9');
 }
 
+/* A name that reads as a uid would be taken for the account of that uid. */
+static bool is_uid_text(const uint8_t *name, size_t n)
+{
+    char text[UID_TEXT_LEN + 1] = "";
+    uint8_t uid[UID_LEN];
+
+    if (n != UID_TEXT_LEN)
+        return false;
+    memcpy(text, name, n);
+    return uid_from_text(text, uid) == WIRE_OK;
+}
+
 bool user_name_ok(const void *p, size_t n)
 {
     const uint8_t *name = p;
@@ -20,7 +32,7 @@ bool user_name_ok(const void *p, size_t n)
         if (!is_name_start(name[i]) && name[i] != '.' && name[i] != '_' && name[i] != '-')
             return false;
     }
-    return true;
+    return !is_uid_text(name, n);
 }
 
 void uid_to_text(const uint8_t uid[UID_LEN], char ret_text[UID_TEXT_LEN + 1])

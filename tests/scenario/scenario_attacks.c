@@ -350,6 +350,31 @@ static void attack_05_dropped(void **state)
     sim_free(s);
 }
 
+/* Damaged on its way, sent anew in a new session; then the first one comes after all, and everything else once more. */
+static void attack_05_late_after_a_new_session(void **state)
+{
+    struct sim *s = talking(73, 2);
+    struct address bob = sim_address(s, BOB);
+    struct bytes b;
+    (void)state;
+    s->disorderly = true;
+    simrelay_lies(s->relay)->corrupt = 1000;
+    for (int i = 0; i < 3; i++)
+        sim_send(s, ALICE, BOB, 2, "");
+    sim_run(s, MINUTE_MS);
+    assert_int_equal(sim_events(s, BOB, "error", "code", "DECRYPT_FAILED"), 3);
+    simrelay_lies(s->relay)->corrupt = 0;
+    assert_true(sim_settle(s, 3 * HOUR_MS));
+    assert_int_equal(sim_events(s, ALICE, "session_reset", NULL, NULL), 1);
+    for (size_t i = 0; (b = simrelay_history(s->relay, &bob, i)).p; i++)
+        simrelay_inject(s->relay, &bob, b.p, b.n);
+    sim_run(s, MINUTE_MS);
+    assert_int_equal(sim_events(s, BOB, "message", NULL, NULL), 4);
+    assert_int_equal(sim_events(s, BOB, "error", NULL, NULL), 3); /* all of them were readable */
+    sim_check_all(s);
+    sim_free(s);
+}
+
 static void restored(uint64_t seed, int victim)
 {
     struct sim *s = talking(seed, 2);
@@ -509,6 +534,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
             cmocka_unit_test(attack_05_dropped),
+            cmocka_unit_test(attack_05_late_after_a_new_session),
             cmocka_unit_test(attack_05_reflected),
             cmocka_unit_test(attack_05_reordered_and_doubled),
             cmocka_unit_test(attack_05_restored_recipient),

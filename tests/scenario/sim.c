@@ -11,6 +11,8 @@
 
 #define LATENCY_MS 5u
 #define REDIAL_MS 1000u
+/* A timer is never armed for longer, because clocks jump. */
+#define MAX_WAIT_MS MINUTE_MS
 #define ANSWER_MS (60 * SECOND_MS)
 
 enum item_kind { ITEM_UP, ITEM_DOWN, ITEM_CLOSED };
@@ -539,6 +541,7 @@ void sim_turn(struct sim *s, int node, int result)
 {
     struct sim_node *n = &s->node[node];
     bool again = true;
+    n->looked_ms = s->now;
     while (again) {
         struct effect *f;
         int r = result ? result : engine_turn_end(n->engine, time_of(s, n));
@@ -883,7 +886,8 @@ static void item_take(struct sim *s)
 static uint64_t deadline_of(const struct sim *s, const struct sim_node *n)
 {
     uint64_t at = engine_deadline(n->engine), now = time_of(s, n);
-    return s->now + (at > now ? at - now : 0);
+    uint64_t due = s->now + (at > now ? at - now : 0), latest = n->looked_ms + MAX_WAIT_MS;
+    return due < latest ? due : latest;
 }
 
 static bool wants_dial(const struct sim_node *n)

@@ -50,6 +50,7 @@ struct sim_node {
     bool tls;
     uint8_t exporter[EXPORTER_LEN];
     /* The link. */
+    uint64_t looked_ms; /* when its last turn was */
     bool want, offline; /* offline: the network is away */
     int conn;           /* -1: none */
     uint64_t dial_ms;

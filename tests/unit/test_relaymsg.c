@@ -712,6 +712,10 @@ static void user_names(void **state)
     memset(name, 'a', sizeof(name));
     assert_true(user_name_ok(name, 64));
     assert_false(user_name_ok(name, 65));
+    assert_true(user_name_ok(name, UID_TEXT_LEN - 1));
+    assert_false(user_name_ok(name, UID_TEXT_LEN)); /* the uid of 32 zero bytes */
+    name[UID_TEXT_LEN - 1] = 'b';
+    assert_true(user_name_ok(name, UID_TEXT_LEN)); /* bits are left over: no uid */
 }
 
 static void uid_as_text(void **state)

@@ -191,6 +191,7 @@ static int store_number(const struct cli *c, const struct opt *o, struct number 
 
 static int store(const struct cli *c, const struct opt *o, char *base, const char *text)
 {
+    /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): getopt_long() returns only what was added */
     void *to = base + o->at;
 
     if (o->type == OPT_FLAG) {

@@ -363,7 +363,7 @@ static bool any_for_store(const struct store_submit_req *r)
 
 void mailbox_submit(struct conn *c, uint32_t ref, struct cursor *fields)
 {
-    uint8_t ephemeral[RELAY_MAX_BATCH];
+    uint8_t ephemeral[RELAY_MAX_BATCH] = {0};
     struct store_submit_req *r = NULL;
     size_t cost = sizeof(*r) + fields->left;
     uint64_t latest;

@@ -55,8 +55,8 @@ static const char *const text[SQL_STMTS] = {
         [SQL_ENTRY_HASH] = "SELECT hash FROM entry WHERE account=?1 AND n=?2",
         [SQL_ENTRY_ADD] = "INSERT INTO entry VALUES(?1, ?2, ?3, ?4)",
         [SQL_ENTRY_CHAIN] =
-                "SELECT entry FROM (SELECT n, entry FROM entry WHERE account=?1 ORDER BY n DESC LIMIT ?2)"
-                " ORDER BY n",
+                ("SELECT entry FROM (SELECT n, entry FROM entry WHERE account=?1 ORDER BY n DESC LIMIT ?2)"
+                 " ORDER BY n"),
         [SQL_ENTRY_PRUNE] = "DELETE FROM entry WHERE account=?1 AND n<=?2",
         [SQL_DEVICE_FIND] = "SELECT dev, account, dsk, rak FROM device WHERE address=?1",
         [SQL_DEVICE_PUT] = "INSERT INTO device(account, address, dsk, rak) VALUES(?1, ?2, ?3, ?4)"
