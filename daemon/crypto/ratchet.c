@@ -122,7 +122,8 @@ static int check_sendable(const struct ratchet *r, const struct inner *in)
     return !r->send_due && r->send.n == INDEX_NEVER ? RATCHET_EXHAUSTED : 0;
 }
 
-static int encrypt(struct ratchet *r, struct inner *in, uint64_t now_ms, const struct rng *rng, struct buf *out)
+static int encrypt(
+        struct ratchet *r, struct inner *in, uint64_t now_ms, const struct rng *rng, struct buf *out)
 {
     struct layout l = {.plaintext_len = inner_padded_length(in)};
     enum kem_kind kind = r->field.kind;
@@ -150,7 +151,8 @@ static int encrypt(struct ratchet *r, struct inner *in, uint64_t now_ms, const s
     return 0;
 }
 
-int ratchet_encrypt(struct ratchet *r, struct inner *in, uint64_t now_ms, const struct rng *rng, struct buf *out)
+int ratchet_encrypt(
+        struct ratchet *r, struct inner *in, uint64_t now_ms, const struct rng *rng, struct buf *out)
 {
     int status = check_sendable(r, in);
     if (status)

@@ -20,7 +20,8 @@ static void gap_drop(struct peer *p, size_t i)
 
 static int report(struct engine *e, struct peer *p, const struct gap *g)
 {
-    return event_error(e, "MESSAGES_MISSING", p->contact, "%llu message(s) of this sender did not arrive (numbers %llu to %llu)",
+    return event_error(e, "MESSAGES_MISSING", p->contact,
+            "%llu message(s) of this sender did not arrive (numbers %llu to %llu)",
             (unsigned long long)g->to - g->from + 1, (unsigned long long)g->from, (unsigned long long)g->to);
 }
 
@@ -103,7 +104,8 @@ int counts_came(struct engine *e, struct peer *p, uint64_t count)
     if (count <= p->judged_from)
         return 0;
     return event_error(e, "SENDER_FORKED", p->contact,
-            "a message came under a number that another message had: the sender's state was copied or restored");
+            "a message came under a number that another message had: the sender's state was copied or "
+            "restored");
 }
 
 int counts_expired(struct engine *e, struct peer *p, uint64_t count)

@@ -41,8 +41,8 @@ int answer_ok(struct engine *e, uint64_t ticket, const struct buf *result)
     if (!ticket)
         return 0;
     if (r == -EMSGSIZE || (r == 0 && result && result->len > EFFECT_MAX_DATA))
-        return answer_fail(e, ticket, API_TOO_LARGE, 0, "the result is longer than an answer may be, %u bytes; ask for less",
-                EFFECT_MAX_DATA);
+        return answer_fail(e, ticket, API_TOO_LARGE, 0,
+                "the result is longer than an answer may be, %u bytes; ask for less", EFFECT_MAX_DATA);
     if (r < 0)
         return r;
     f = effect_new(e, EFFECT_ANSWER);
@@ -56,7 +56,8 @@ int answer_ok(struct engine *e, uint64_t ticket, const struct buf *result)
     return buf_status(&f->data);
 }
 
-int answer_fail(struct engine *e, uint64_t ticket, enum api_error error, uint32_t retry_after_ms, const char *fmt, ...)
+int answer_fail(struct engine *e, uint64_t ticket, enum api_error error, uint32_t retry_after_ms,
+        const char *fmt, ...)
 {
     struct effect *f;
     va_list ap;

@@ -264,7 +264,8 @@ static int call_status(struct engine *e, uint64_t ticket)
     return answer_ok(e, ticket, &b);
 }
 
-/* Text frames of a second, begun anew where the clock went back. 0: this one fits; else ms until the next second. */
+/* Text frames of a second, begun anew where the clock went back. 0: this one fits; else ms until the next
+ * second. */
 static uint32_t raw_quota(struct engine *e, size_t n)
 {
     if (e->now < e->raw_second_ms || e->now - e->raw_second_ms >= SECOND_MS) {
@@ -287,7 +288,8 @@ static int call_raw(struct engine *e, uint64_t ticket, const struct mp_value *pa
     if (!text.n)
         return answer_fail(e, ticket, API_INVALID_PARAMS, 0, "raw.write: 'text' is empty");
     if ((wait_ms = raw_quota(e, text.n)))
-        return answer_fail(e, ticket, API_RATE_LIMITED, wait_ms, "raw.write: at most %u bytes a second", RAW_BYTES_SECOND);
+        return answer_fail(e, ticket, API_RATE_LIMITED, wait_ms, "raw.write: at most %u bytes a second",
+                RAW_BYTES_SECOND);
     r = effect_push(e, EFFECT_SEND_TEXT, text.p, text.n);
     if (r == 0 && e->raw_answers < MAX_RAW_ANSWERS)
         e->raw_answers++;

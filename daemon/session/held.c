@@ -13,7 +13,8 @@ static struct held_uid *held_find(struct engine *e, const uint8_t uid[UID_LEN])
     return node ? container_of(node, struct held_uid, node) : NULL;
 }
 
-static int held_get(struct engine *e, const uint8_t uid[UID_LEN], const char *name, struct held_uid **ret_held)
+static int held_get(
+        struct engine *e, const uint8_t uid[UID_LEN], const char *name, struct held_uid **ret_held)
 {
     struct held_uid *h = held_find(e, uid);
     int r;
@@ -53,6 +54,7 @@ static void held_forget(struct engine *e, struct held_uid *h)
 {
     struct held_item *it;
     while ((it = TAILQ_FIRST(&h->items)))
+        /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): the analyzer does not see through TAILQ_REMOVE() */
         item_free(e, h, it);
     table_del(&e->held, &h->node);
     free(h);
@@ -85,7 +87,8 @@ static void claimed_name(const uint8_t *body, size_t n, char ret_name[RELAY_MAX_
     struct envelope_view v;
     struct entry entry;
     ret_name[0] = 0;
-    if (envelope_parse(body, n, &v) == 0 && v.has_handshake && entry_parse(v.entry.p, v.entry.n, &entry) == WIRE_OK)
+    if (envelope_parse(body, n, &v) == 0 && v.has_handshake &&
+            entry_parse(v.entry.p, v.entry.n, &entry) == WIRE_OK)
         (void)snprintf(ret_name, RELAY_MAX_NAME + 1, "%.*s", (int)entry.name.n, (const char *)entry.name.p);
 }
 
@@ -133,7 +136,8 @@ bool held_has(struct engine *e, const uint8_t uid[UID_LEN], const uint8_t hash[3
     return false;
 }
 
-/* A stranger may not take the last places: a contact with a newer device list needs one until the relay has shown it. */
+/* A stranger may not take the last places: a contact with a newer device list needs one until the relay has
+ * shown it. */
 static bool held_room(struct engine *e, const uint8_t uid[UID_LEN])
 {
     const struct contact *c = contact_find(e, uid);
@@ -142,14 +146,16 @@ static bool held_room(struct engine *e, const uint8_t uid[UID_LEN])
     return e->n_held < max && (!h || h->n < MAX_HELD_PER_UID);
 }
 
-int held_put(struct engine *e, const uint8_t uid[UID_LEN], const char *name, const uint8_t hash[32], struct span body)
+int held_put(struct engine *e, const uint8_t uid[UID_LEN], const char *name, const uint8_t hash[32],
+        struct span body)
 {
     uint8_t key[HELD_KEY_LEN];
     struct held_item *it;
     struct held_uid *h;
     int r;
     if (!held_room(e, uid))
-        return event_error(e, "HELD_FULL", NULL, "too many messages of strangers are held; this one was dropped");
+        return event_error(
+                e, "HELD_FULL", NULL, "too many messages of strangers are held; this one was dropped");
     it = calloc(1, sizeof(*it));
     if (!it)
         return -ENOMEM;
@@ -180,6 +186,7 @@ static int held_take(struct engine *e, struct held_uid *h, struct buf *body)
     struct held_item *it = TAILQ_FIRST(&h->items);
     uint8_t key[HELD_KEY_LEN];
     int r;
+    /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): the analyzer does not see through TAILQ_REMOVE() */
     item_key(h, it, key);
     r = e->port.get(e->port.ctx, MAP_HELD, key, sizeof(key), body);
     if (r)
@@ -226,6 +233,7 @@ static int held_expire(struct engine *e, struct held_uid *h)
 {
     struct held_item *it;
     int r = 0;
+    /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): the analyzer does not see through TAILQ_REMOVE() */
     while (r == 0 && (it = TAILQ_FIRST(&h->items)) && elapsed(e->now, it->time_ms) > HELD_MS) {
         r = item_delete(e, h, it);
         if (r == 0)

@@ -17,7 +17,7 @@ size_t outbox_queued(const struct engine *e)
     const struct outmsg *m;
     size_t n = 0;
     TAILQ_FOREACH(m, &e->all, all)
-        n += m->state < OUT_SENT;
+    n += m->state < OUT_SENT;
     return n;
 }
 
@@ -94,7 +94,6 @@ static int outmsg_add(struct engine *e, struct outmsg *m)
         e->n_ephemeral++;
     return 0;
 }
-
 
 /* Messages as they are found, in the order of their ids. */
 struct loading {
@@ -271,7 +270,8 @@ static int draft_repeated(struct engine *e, uint64_t ticket, const struct draft 
         state = done.state;
     }
     if (memcmp(digest, d->digest, sizeof(d->digest)) != 0)
-        return answer_fail(e, ticket, API_ID_CONFLICT, 0, "send: the id '%s' was used for another message", d->id_text);
+        return answer_fail(
+                e, ticket, API_ID_CONFLICT, 0, "send: the id '%s' was used for another message", d->id_text);
     return answer_sent(e, ticket, d->id_text, seq, state);
 }
 
@@ -303,7 +303,8 @@ static int data_store(struct engine *e, const struct outmsg *m, struct span payl
     return record_put(e, MAP_DATA, m->id.b, MESSAGE_ID_LEN, &e->plain);
 }
 
-static int data_load(struct engine *e, const struct outmsg *m, struct buf *value, struct span *ret_payload, struct span *ret_body)
+static int data_load(struct engine *e, const struct outmsg *m, struct buf *value, struct span *ret_payload,
+        struct span *ret_body)
 {
     struct cursor c;
     int r = e->port.get(e->port.ctx, MAP_DATA, m->id.b, MESSAGE_ID_LEN, value);
@@ -393,9 +394,11 @@ static int accept(struct engine *e, uint64_t ticket, const struct draft *d, stru
 
 static int refuse(struct engine *e, uint64_t ticket, enum api_error error, const struct draft *d)
 {
-    const char *why = error == API_BLOCKED ? "is blocked; contact.block{blocked: false} ends that"
-            : error == API_KEY_CHANGED    ? "has another key at the relay now: compare fingerprints, then contact.trust{user, uid}"
-                                          : "is not verified, and the message requires it; see contact.verify";
+    const char *why =
+            error == API_BLOCKED ? "is blocked; contact.block{blocked: false} ends that"
+            : error == API_KEY_CHANGED
+                    ? "has another key at the relay now: compare fingerprints, then contact.trust{user, uid}"
+                    : "is not verified, and the message requires it; see contact.verify";
     return answer_fail(e, ticket, error, 0, "send: '%.64s' %s", d->to, why);
 }
 
@@ -406,11 +409,14 @@ int outbox_send(struct engine *e, uint64_t ticket, const struct mp_value *params
     enum api_error error;
     int r;
     if (draft_read(e, &d, params))
-        return answer_fail(e, ticket, API_INVALID_PARAMS, 0, "send: exactly one of 'text' and 'bytes' is required");
+        return answer_fail(
+                e, ticket, API_INVALID_PARAMS, 0, "send: exactly one of 'text' and 'bytes' is required");
     if (d.payload.n > ENGINE_MAX_PAYLOAD)
-        return answer_fail(e, ticket, API_TOO_LARGE, 0, "send: %zu bytes; a message carries at most %u", d.payload.n, ENGINE_MAX_PAYLOAD);
+        return answer_fail(e, ticket, API_TOO_LARGE, 0, "send: %zu bytes; a message carries at most %u",
+                d.payload.n, ENGINE_MAX_PAYLOAD);
     if (d.not_before_ms > e->now + d.ttl_ms)
-        return answer_fail(e, ticket, API_INVALID_PARAMS, 0, "send: 'not_before' lies behind the end of 'ttl_ms'");
+        return answer_fail(
+                e, ticket, API_INVALID_PARAMS, 0, "send: 'not_before' lies behind the end of 'ttl_ms'");
     r = contact_resolve(e, d.to, &c);
     if (r)
         return r < 0 ? r : relay_defer(e, ticket, "send", params, d.to);
@@ -421,8 +427,9 @@ int outbox_send(struct engine *e, uint64_t ticket, const struct mp_value *params
     if ((error = contact_may_send(c, d.require_verified)) != API_OK)
         return refuse(e, ticket, error, &d);
     if (e->n_out >= ENGINE_MAX_QUEUED || (d.qos == 0 && e->n_ephemeral >= MAX_EPHEMERAL))
-        return answer_fail(e, ticket, API_QUEUE_FULL, 1000, "send: too many messages are waiting (at most %u, %u of them with qos 0)",
-                ENGINE_MAX_QUEUED, MAX_EPHEMERAL);
+        return answer_fail(e, ticket, API_QUEUE_FULL, 1000,
+                "send: too many messages are waiting (at most %u, %u of them with qos 0)", ENGINE_MAX_QUEUED,
+                MAX_EPHEMERAL);
     return accept(e, ticket, &d, c);
 }
 
@@ -432,7 +439,11 @@ static int encrypt_body(struct engine *e, struct outmsg *m, struct session *s, s
 {
     const struct device_list *mine = identity_list(e->id);
     CLEANUP_BUF struct buf body = {0};
-    struct inner in = {.type = INNER_MESSAGE, .id = m->id, .count = m->count, .time_ms = m->created_ms, .peer = m->peer->contact->list};
+    struct inner in = {.type = INNER_MESSAGE,
+            .id = m->id,
+            .count = m->count,
+            .time_ms = m->created_ms,
+            .peer = m->peer->contact->list};
     int r;
     in.flags = (uint8_t)((m->flags & OUT_TEXT ? INNER_TEXT : 0u) | (m->qos ? 0u : INNER_UNCOUNTED));
     in.own.n = mine->n;
@@ -477,7 +488,8 @@ static int encrypt(struct engine *e, struct outmsg *m, struct session *s)
     return r < 0 ? r : outmsg_store(e, m);
 }
 
-/* Whether a message may leave at all; it may have changed since it was accepted. Ends it if not. 1: it must wait, or has ended. */
+/* Whether a message may leave at all; it may have changed since it was accepted. Ends it if not. 1: it must
+ * wait, or has ended. */
 static int gate(struct engine *e, struct outmsg *m)
 {
     const struct peer *p = m->peer;
@@ -582,7 +594,8 @@ int outbox_again(struct engine *e, struct outmsg *m)
 
 /* --- ends --- */
 
-static int ack_event(struct engine *e, const char *id_text, const struct address *to, uint8_t state, const char *reason)
+static int ack_event(
+        struct engine *e, const char *id_text, const struct address *to, uint8_t state, const char *reason)
 {
     char label[UID_TEXT_LEN + 1], uid[UID_TEXT_LEN + 1];
     const struct contact *c = contact_find(e, to->uid);
@@ -676,7 +689,8 @@ static int tick_one(struct engine *e, struct outmsg *m)
         return 0;
     }
     if (m->expires_ms <= e->now)
-        return m->qos == 0 ? outbox_finish(e, m, OUT_FAILED, "offline") : outbox_finish(e, m, OUT_EXPIRED, "ttl");
+        return m->qos == 0 ? outbox_finish(e, m, OUT_FAILED, "offline")
+                           : outbox_finish(e, m, OUT_EXPIRED, "ttl");
     if (m->queued == &e->future && m->not_before_ms <= e->now)
         outmsg_enqueue(e, m, &m->peer->waiting);
     return 0;
@@ -688,7 +702,7 @@ int outbox_tick(struct engine *e)
     struct peer *p;
     int r = 0;
     TAILQ_FOREACH(p, &e->waiting_peers, waiting_peers)
-        p->stalled = false;
+    p->stalled = false;
     for (m = TAILQ_FIRST(&e->all); r == 0 && m; m = next) {
         next = TAILQ_NEXT(m, all);
         r = tick_one(e, m);

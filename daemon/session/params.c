@@ -15,7 +15,8 @@ bool param_str(const struct mp_value *params, const char *name, char *ret, size_
 uint64_t param_uint(const struct mp_value *params, const char *name, uint64_t otherwise)
 {
     struct mp_value v;
-    return mp_map_get(params, name, &v) && v.type == MP_INT && v.integer >= 0 ? (uint64_t)v.integer : otherwise;
+    return mp_map_get(params, name, &v) && v.type == MP_INT && v.integer >= 0 ? (uint64_t)v.integer
+                                                                              : otherwise;
 }
 
 bool param_bool(const struct mp_value *params, const char *name, bool otherwise)

@@ -1,7 +1,7 @@
 /*
- * What the engine asks of the world while it works: ordered maps of records. The application binds it to the store (and
- * tests to memory). Writes go into the open transaction of the turn; reads see them. The meaning of each call and its
- * results are those of the same-named store call.
+ * What the engine asks of the world while it works: ordered maps of records. The application binds it to the
+ * store (and tests to memory). Writes go into the open transaction of the turn; reads see them. The meaning
+ * of each call and its results are those of the same-named store call.
  */
 #ifndef E2EE_PORT_H
 #define E2EE_PORT_H
@@ -20,8 +20,8 @@ struct port {
     int (*get)(void *ctx, uint8_t map, const void *key, size_t key_len, struct buf *value);
     int (*put)(void *ctx, uint8_t map, const void *key, size_t key_len, const void *value, size_t n);
     int (*del)(void *ctx, uint8_t map, const void *key, size_t key_len);
-    int (*scan)(void *ctx, uint8_t map, const void *from, size_t from_len, size_t prefix_len, port_visit visit,
-            void *visit_ctx);
+    int (*scan)(void *ctx, uint8_t map, const void *from, size_t from_len, size_t prefix_len,
+            port_visit visit, void *visit_ctx);
     int (*last)(void *ctx, uint8_t map, uint8_t ret_key[PORT_MAX_KEY], size_t *ret_len);
 };
 

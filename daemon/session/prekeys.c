@@ -12,7 +12,8 @@
 #define MAX_ONE_TIME_FREE 300u /* from here on one batch an hour */
 #define BATCH_EVERY_MS HOUR_MS
 #define ONE_TIME_REPLACE_MS (30 * DAY_MS)
-#define ONE_TIME_KEEP_MS (62 * DAY_MS) /* as long at the relay, and as long again in an envelope under way */
+#define ONE_TIME_KEEP_MS (62 * DAY_MS) /* as long at the relay, and as long again in an envelope under way   \
+                                        */
 
 static const char record_key[] = "signed prekey"; /* in MAP_META: id, made, what the relay shows */
 
@@ -23,7 +24,8 @@ static void prekey_key(bool one_time, uint32_t id, uint8_t ret_key[PREKEY_KEY_LE
         ret_key[1 + i] = (uint8_t)(id >> (24 - 8 * i));
 }
 
-static int prekey_store(struct engine *e, const struct prekey_secret *k, uint64_t made_ms, uint64_t superseded_ms)
+static int prekey_store(
+        struct engine *e, const struct prekey_secret *k, uint64_t made_ms, uint64_t superseded_ms)
 {
     uint8_t key[PREKEY_KEY_LEN];
     prekey_key(k->one_time, k->id, key);
@@ -127,7 +129,8 @@ static int upload(struct engine *e, const struct relay_put_prekeys *m)
     return relay_request(e, &rq, &b);
 }
 
-static int make_batch(struct engine *e, struct relay_put_prekeys *m, uint32_t *missing, struct prekey_secret *k, struct buf *records)
+static int make_batch(struct engine *e, struct relay_put_prekeys *m, uint32_t *missing,
+        struct prekey_secret *k, struct buf *records)
 {
     size_t end[RELAY_MAX_PREKEYS];
     int r = 0;
@@ -144,7 +147,8 @@ static int make_batch(struct engine *e, struct relay_put_prekeys *m, uint32_t *m
     return r < 0 ? r : buf_status(records);
 }
 
-static int send_batches(struct engine *e, struct relay_put_prekeys *m, uint32_t missing, struct prekey_secret *k)
+static int send_batches(
+        struct engine *e, struct relay_put_prekeys *m, uint32_t missing, struct prekey_secret *k)
 {
     int r = 0;
     while (r == 0 && (m->signed_prekey.n || missing)) {
@@ -174,7 +178,7 @@ static bool over(const struct engine *e, bool one_time, uint64_t made_ms, uint64
     if (!superseded_ms)
         return false;
     return elapsed(e->now, made_ms) > PREKEY_VALID_MS ||
-            (elapsed(e->now, superseded_ms) > PREKEY_LINGER_MS && e->drained_ms > superseded_ms);
+           (elapsed(e->now, superseded_ms) > PREKEY_LINGER_MS && e->drained_ms > superseded_ms);
 }
 
 static int sweep_visit(void *ctx, const uint8_t *key, size_t key_len, const uint8_t *value, size_t n)
@@ -249,13 +253,16 @@ static int sweep(struct engine *e, size_t *ret_one_time, uint64_t *ret_newest_ms
 }
 
 /*
- * How many one-time keys to make. The relay says how many are left, and may say so at each connection: what is here
- * already bounds what it gets. The first batches are free, for a relay that lost its disk or an upload.
+ * How many one-time keys to make. The relay says how many are left, and may say so at each connection: what
+ * is here already bounds what it gets. The first batches are free, for a relay that lost its disk or an
+ * upload.
  */
 static uint32_t one_time_due(const struct engine *e, size_t stored, uint64_t newest_ms, bool replace)
 {
     size_t room = stored < MAX_ONE_TIME ? MAX_ONE_TIME - stored : 0;
-    uint32_t missing = replace ? ONE_TIME_TARGET : e->relay_one_time < ONE_TIME_LOW ? ONE_TIME_TARGET - e->relay_one_time : 0;
+    uint32_t missing = replace                            ? ONE_TIME_TARGET
+                       : e->relay_one_time < ONE_TIME_LOW ? ONE_TIME_TARGET - e->relay_one_time
+                                                          : 0;
     if (stored >= MAX_ONE_TIME_FREE && newest_ms <= e->now && e->now - newest_ms < BATCH_EVERY_MS)
         return 0;
     return missing < room ? missing : (uint32_t)room;

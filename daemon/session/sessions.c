@@ -48,7 +48,8 @@ static int session_attach(struct engine *e, struct peer *p, struct session_ref *
     return 0;
 }
 
-static int session_load(struct engine *e, struct peer *p, struct session_ref *ref, struct session **ret_session)
+static int session_load(
+        struct engine *e, struct peer *p, struct session_ref *ref, struct session **ret_session)
 {
     uint8_t key[SESSION_KEY_LEN];
     struct ratchet *ratchet;
@@ -167,7 +168,8 @@ static bool goes_before(const struct session_ref *a, const struct session_ref *b
     return memcmp(a->transcript, b->transcript, TRANSCRIPT_LEN) < 0;
 }
 
-/* Only the first session is active; a session that ever was behind stays behind (its number is lower for ever). */
+/* Only the first session is active; a session that ever was behind stays behind (its number is lower for
+ * ever). */
 int session_add(struct engine *e, struct peer *p, struct ratchet *ratchet, struct session **ret_session)
 {
     struct session_ref ref = {.number = ratchet_session_number(ratchet)};
@@ -271,8 +273,8 @@ int sessions_flush(struct engine *e)
     struct peer *p;
     int r = 0;
     TAILQ_FOREACH(s, &e->loaded, lru)
-        if (r == 0 && s->dirty)
-            r = session_flush(e, s);
+    if (r == 0 && s->dirty)
+        r = session_flush(e, s);
     while (r == 0 && (p = TAILQ_FIRST(&e->dirty_peers))) {
         TAILQ_REMOVE(&e->dirty_peers, p, dirty_peers);
         p->dirty = false;
@@ -356,8 +358,9 @@ static int opened(struct engine *e, struct peer *p, struct ratchet *ratchet)
 }
 
 /*
- * Numbers far ahead come from a clock that was wrong. Where the peer has one too, it accepts the next (docs/PROTOCOL.md, section 6); where it
- * never answered, it has refused them, and the sessions are of no use.
+ * Numbers far ahead come from a clock that was wrong. Where the peer has one too, it accepts the next
+ * (docs/PROTOCOL.md, section 6); where it never answered, it has refused them, and the sessions are of no
+ * use.
  */
 static int drop_future(struct engine *e, struct peer *p)
 {

@@ -1,6 +1,6 @@
 /*
- * Inside the engine: its state, and what its parts offer each other. One part is one file; the order here is the order in
- * which a message out meets them, then a message in.
+ * Inside the engine: its state, and what its parts offer each other. One part is one file; the order here is
+ * the order in which a message out meets them, then a message in.
  *
  * Results are those of base.h; a part's positive results are named at its functions.
  */
@@ -15,23 +15,23 @@
 
 /* The maps of the store, and their keys. Numbers are for ever. */
 enum map_id {
-    MAP_META = 1,     /* name → see meta.c */
-    MAP_PREKEY = 2,   /* u8 one-time ‖ u32be id → made, superseded, secret */
-    MAP_CONTACT = 3,  /* uid → contact */
-    MAP_NAME = 4,     /* user name → uid */
-    MAP_PEER = 5,     /* address → peer */
-    MAP_SESSION = 6,  /* session key → ratchet */
-    MAP_ROUTE = 7,    /* route tag → session key */
-    MAP_EK = 8,       /* EK → time */
-    MAP_OUT = 9,      /* message id → message on its way */
-    MAP_DATA = 10,    /* message id → payload, envelope */
-    MAP_DONE = 11,    /* message id → how it ended */
-    MAP_CONTROL = 12, /* envelope id → receipt or notice on its way to the relay */
-    MAP_SEEN = 13,    /* SHA-256 of an envelope body → whose it was */
-    MAP_ID = 14,      /* sender uid ‖ message id → time, flags */
-    MAP_EVENT = 15,   /* u64be seq → u8 type, event */
+    MAP_META = 1,      /* name → see meta.c */
+    MAP_PREKEY = 2,    /* u8 one-time ‖ u32be id → made, superseded, secret */
+    MAP_CONTACT = 3,   /* uid → contact */
+    MAP_NAME = 4,      /* user name → uid */
+    MAP_PEER = 5,      /* address → peer */
+    MAP_SESSION = 6,   /* session key → ratchet */
+    MAP_ROUTE = 7,     /* route tag → session key */
+    MAP_EK = 8,        /* EK → time */
+    MAP_OUT = 9,       /* message id → message on its way */
+    MAP_DATA = 10,     /* message id → payload, envelope */
+    MAP_DONE = 11,     /* message id → how it ended */
+    MAP_CONTROL = 12,  /* envelope id → receipt or notice on its way to the relay */
+    MAP_SEEN = 13,     /* SHA-256 of an envelope body → whose it was */
+    MAP_ID = 14,       /* sender uid ‖ message id → time, flags */
+    MAP_EVENT = 15,    /* u64be seq → u8 type, event */
     MAP_CONSUMER = 16, /* name → seq */
-    MAP_HELD = 17,    /* uid ‖ u64be number ‖ u64be time ‖ SHA-256 of the body → envelope body */
+    MAP_HELD = 17,     /* uid ‖ u64be number ‖ u64be time ‖ SHA-256 of the body → envelope body */
     MAP_LAST = 17
 };
 
@@ -56,7 +56,7 @@ enum map_id {
 #define MAX_EPHEMERAL 256u
 #define EPHEMERAL_MS (5 * SECOND_MS)
 #define MAX_OWED 1000u
-#define MAX_TOMBSTONES 64u     /* ranges */
+#define MAX_TOMBSTONES 64u      /* ranges */
 #define NOTICE_MAX_COUNTS 4096u /* in one notice */
 #define MAX_GAPS 64u
 #define GAP_REPORT_MS (5 * MINUTE_MS)
@@ -85,7 +85,15 @@ static inline uint64_t elapsed(uint64_t now_ms, uint64_t then_ms)
 }
 
 enum event_type {
-    EV_CONNECTED, EV_DISCONNECTED, EV_ERROR, EV_MESSAGE, EV_MESSAGE_ACK, EV_KEY_CHANGED, EV_SESSION_RESET, EV_RAW, EV_GAP,
+    EV_CONNECTED,
+    EV_DISCONNECTED,
+    EV_ERROR,
+    EV_MESSAGE,
+    EV_MESSAGE_ACK,
+    EV_KEY_CHANGED,
+    EV_SESSION_RESET,
+    EV_RAW,
+    EV_GAP,
     EV_COUNT
 };
 
@@ -101,9 +109,9 @@ struct contact {
     struct device device; /* the first of the pinned list */
     uint8_t policy;       /* enum key_policy */
     bool verified, blocked;
-    bool held; /* a stranger under the policy hold: nothing is sent, not even receipts */
+    bool held;           /* a stranger under the policy hold: nothing is sent, not even receipts */
     uint64_t checked_ms; /* when the relay last confirmed the name; not stored */
-    bool changed; /* the relay has the name under another uid */
+    bool changed;        /* the relay has the name under another uid */
     uint8_t new_uid[UID_LEN], new_ak[32];
 };
 
@@ -147,11 +155,11 @@ struct peer {
     size_t n_sessions; /* the first one is active */
     struct session_ref sessions[MAX_OLD_SESSIONS + 1];
     uint64_t highest_session, last_reset_ms;
-    uint64_t next_count;  /* of the next counted message to it */
+    uint64_t next_count;    /* of the next counted message to it */
     uint64_t highest_count; /* received from it */
     uint64_t judged_from;   /* gaps up to here are no longer known */
     size_t n_gaps, n_tombstones;
-    struct gap *gaps; /* NULL, or room for MAX_GAPS */
+    struct gap *gaps;             /* NULL, or room for MAX_GAPS */
     struct tombstone *tombstones; /* NULL, or room for MAX_TOMBSTONES */
     /* From here on not stored. */
     bool dirty; /* in engine.dirty_peers; see peer_touch() */
@@ -169,11 +177,19 @@ struct peer {
     uint32_t claim_failures;
     uint64_t progress_ms; /* when `seen` of the peer last moved */
     uint32_t resets;      /* since it last moved */
-    bool stalled; /* nothing can be sent now; looked at again after a tick or a new session */
+    bool stalled;         /* nothing can be sent now; looked at again after a tick or a new session */
     bool watched, presence_known, present;
 };
 
-enum out_state { OUT_WAITING = 0, OUT_READY = 1, OUT_SENT = 2, OUT_DELIVERED = 3, OUT_READ = 4, OUT_EXPIRED = 5, OUT_FAILED = 6 };
+enum out_state {
+    OUT_WAITING = 0,
+    OUT_READY = 1,
+    OUT_SENT = 2,
+    OUT_DELIVERED = 3,
+    OUT_READ = 4,
+    OUT_EXPIRED = 5,
+    OUT_FAILED = 6
+};
 #define OUT_TEXT 1u
 #define OUT_REQUIRE_VERIFIED 2u
 #define ID_TEXT_MAX 64u
@@ -191,7 +207,7 @@ struct outmsg {
     TAILQ_ENTRY(outmsg) all;
     TAILQ_ENTRY(outmsg) queue; /* peer.waiting, engine.future or engine.ready, as `queued` says */
     struct outmsg_list *queued;
-    struct table_node by_id;       /* engine.out */
+    struct table_node by_id; /* engine.out */
     struct flight flight;
     struct message_id id;
     char id_text[ID_TEXT_MAX + 1];
@@ -202,7 +218,7 @@ struct outmsg {
     uint8_t digest[16]; /* of recipient and payload: the same id must be the same message */
     struct envelope_id envelope;
     uint64_t encrypted_ms, session_number;
-    uint64_t retry_ms;        /* ready again then; 0: now */
+    uint64_t retry_ms;             /* ready again then; 0: now */
     uint64_t queried_ms, acked_ms; /* when the relay was last asked; when it first said «acknowledged» */
     uint32_t attempts;
     uint8_t *payload; /* qos 0 only */
@@ -234,14 +250,23 @@ struct held_uid {
     size_t n;
 };
 
-enum request_kind { REQ_NONE = 0, REQ_REGISTER, REQ_AUTH, REQ_PREKEYS, REQ_LOOKUP, REQ_CLAIM, REQ_USERS, REQ_UNREGISTER };
+enum request_kind {
+    REQ_NONE = 0,
+    REQ_REGISTER,
+    REQ_AUTH,
+    REQ_PREKEYS,
+    REQ_LOOKUP,
+    REQ_CLAIM,
+    REQ_USERS,
+    REQ_UNREGISTER
+};
 #define MAX_REQUESTS 256u
 struct request {
     enum request_kind kind;
     uint32_t ref;
     uint64_t deadline_ms;
     uint64_t ticket;
-    struct address who;              /* CLAIM; uid of a LOOKUP by uid */
+    struct address who;            /* CLAIM; uid of a LOOKUP by uid */
     char name[RELAY_MAX_NAME + 1]; /* LOOKUP by name */
     bool stranger;
 };
@@ -355,10 +380,11 @@ int effect_push(struct engine *e, enum effect_kind kind, const void *data, size_
 int effect_text(struct engine *e, enum effect_kind kind, const char *text, uint32_t retry_after_ms) MUST_USE;
 /* result NULL: an empty map. */
 int answer_ok(struct engine *e, uint64_t ticket, const struct buf *result) MUST_USE;
-int answer_fail(struct engine *e, uint64_t ticket, enum api_error error, uint32_t retry_after_ms, const char *fmt, ...)
-        __attribute__((format(printf, 5, 6))) MUST_USE;
+int answer_fail(struct engine *e, uint64_t ticket, enum api_error error, uint32_t retry_after_ms,
+        const char *fmt, ...) __attribute__((format(printf, 5, 6))) MUST_USE;
 
-/* records.c: one place for the encodings; each load answers PORT_NOT_FOUND where there is nothing. -EBADMSG: not ours. */
+/* records.c: one place for the encodings; each load answers PORT_NOT_FOUND where there is nothing. -EBADMSG:
+ * not ours. */
 void address_key(const struct address *a, uint8_t ret_key[ADDRESS_KEY_LEN]);
 int record_put(struct engine *e, enum map_id map, const void *key, size_t n, struct buf *value) MUST_USE;
 int contact_store(struct engine *e, const struct contact *c) MUST_USE;
@@ -402,7 +428,8 @@ int contact_resolve(struct engine *e, const char *user, struct contact **ret_con
 /* Name for people: the user name, or the uid as text. buf has room for UID_TEXT_LEN + 1. */
 const char *contact_label(const struct contact *c, char buf[UID_TEXT_LEN + 1]);
 /* 1: too many. */
-int contact_new(struct engine *e, const struct device_list *list, const char *name, struct contact **ret_contact) MUST_USE;
+int contact_new(struct engine *e, const struct device_list *list, const char *name,
+        struct contact **ret_contact) MUST_USE;
 /* A verified newer list of a contact. */
 int contact_set_list(struct engine *e, struct contact *c, const struct device_list *list) MUST_USE;
 /* What a LOOKUP by name brought: pins, or finds the change. 1: refused. */
@@ -415,7 +442,8 @@ void peer_free(struct engine *e, struct peer *p);
 void peer_touch(struct engine *e, struct peer *p);
 struct peer *peer_find(struct engine *e, const struct address *a);
 int peer_get(struct engine *e, struct contact *c, uint32_t device, struct peer **ret_peer) MUST_USE;
-int contact_call(struct engine *e, uint64_t ticket, const char *method, const struct mp_value *params) MUST_USE;
+int contact_call(
+        struct engine *e, uint64_t ticket, const char *method, const struct mp_value *params) MUST_USE;
 
 /* sessions.c */
 /* The session of a route tag; 1: none. */
@@ -429,7 +457,8 @@ int sessions_expire(struct engine *e, struct peer *p) MUST_USE;
 void sessions_unload(struct engine *e, struct peer *p);
 int sessions_delete(struct engine *e, struct peer *p) MUST_USE;
 /* The session that may carry one more message; 1: not now (and what it takes is under way). */
-int session_for_sending(struct engine *e, struct peer *p, uint64_t window, struct session **ret_session) MUST_USE;
+int session_for_sending(
+        struct engine *e, struct peer *p, uint64_t window, struct session **ret_session) MUST_USE;
 int session_bundle(struct engine *e, struct peer *p, const struct relay_bundle *b) MUST_USE;
 
 /* outbox.c */
@@ -501,16 +530,20 @@ int held_load(struct engine *e) MUST_USE;
 void held_clear(struct engine *e);
 /* Whether the envelope with this SHA-256 is held already. */
 bool held_has(struct engine *e, const uint8_t uid[UID_LEN], const uint8_t hash[32]);
-/* Strangers find no room in the part that is kept for contacts. Drops the envelope, with an event, where there is none. */
-int held_put(struct engine *e, const uint8_t uid[UID_LEN], const char *name, const uint8_t hash[32], struct span body) MUST_USE;
+/* Strangers find no room in the part that is kept for contacts. Drops the envelope, with an event, where
+ * there is none. */
+int held_put(struct engine *e, const uint8_t uid[UID_LEN], const char *name, const uint8_t hash[32],
+        struct span body) MUST_USE;
 /* Takes them in, in their order. */
 int held_release(struct engine *e, const uint8_t uid[UID_LEN]) MUST_USE;
 int held_drop(struct engine *e, const uint8_t uid[UID_LEN]) MUST_USE;
-/* Asks the relay for those whom a lost answer has left unknown, some at a time, and drops what has waited too long. */
+/* Asks the relay for those whom a lost answer has left unknown, some at a time, and drops what has waited too
+ * long. */
 int held_ask(struct engine *e) MUST_USE;
 
 /* account.c: life of the account, registration, authentication, prekeys. */
-int account_call(struct engine *e, uint64_t ticket, const char *method, const struct mp_value *params) MUST_USE;
+int account_call(
+        struct engine *e, uint64_t ticket, const char *method, const struct mp_value *params) MUST_USE;
 int account_challenge(struct engine *e, struct cursor *c) MUST_USE;
 int account_welcome(struct engine *e, struct cursor *c) MUST_USE;
 int account_authenticate(struct engine *e) MUST_USE;
@@ -525,7 +558,8 @@ void peer_rewind(struct peer *p, uint64_t now_ms);
 void outmsg_rewind(struct outmsg *m, uint64_t now_ms);
 
 /* prekeys.c */
-/* Brings the relay what it lacks, by engine.relay_one_time and relay_signed_id; makes and deletes what is due. */
+/* Brings the relay what it lacks, by engine.relay_one_time and relay_signed_id; makes and deletes what is
+ * due. */
 int prekeys_upkeep(struct engine *e) MUST_USE;
 int prekey_find(struct engine *e, bool one_time, uint32_t id, struct prekey_secret *ret_secret) MUST_USE;
 int prekey_used(struct engine *e, uint32_t id) MUST_USE;
@@ -548,8 +582,10 @@ int relay_tick(struct engine *e) MUST_USE;
 int relay_abandon(struct engine *e) MUST_USE;
 int relay_users_call(struct engine *e, uint64_t ticket, const struct mp_value *params) MUST_USE;
 /* Makes the call again once the directory has answered for user. */
-int relay_defer(struct engine *e, uint64_t ticket, const char *method, const struct mp_value *params, const char *user) MUST_USE;
-int relay_undefer(struct engine *e, const char *user, enum api_error error, uint32_t retry_after_ms, const char *text) MUST_USE;
+int relay_defer(struct engine *e, uint64_t ticket, const char *method, const struct mp_value *params,
+        const char *user) MUST_USE;
+int relay_undefer(struct engine *e, const char *user, enum api_error error, uint32_t retry_after_ms,
+        const char *text) MUST_USE;
 
 /* sweep.c: old records. */
 int sweep_tick(struct engine *e) MUST_USE;
@@ -557,7 +593,8 @@ int sweep_tick(struct engine *e) MUST_USE;
 /* engine.c */
 /* Forgets the account in memory; the store is the caller's business. */
 void engine_clear(struct engine *e);
-int engine_dispatch(struct engine *e, uint64_t ticket, const char *method, const struct mp_value *params) MUST_USE;
+int engine_dispatch(
+        struct engine *e, uint64_t ticket, const char *method, const struct mp_value *params) MUST_USE;
 
 /* params.c: reading checked parameters. */
 bool param_str(const struct mp_value *params, const char *name, char *ret, size_t size);

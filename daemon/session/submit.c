@@ -37,7 +37,8 @@ static int batch_add(struct engine *e, const struct relay_submit_item *item)
 {
     int r = 0;
     if (relay_batch_count(&e->submit) &&
-            (e->submit.len + item->body.n + ENVELOPE_OVERHEAD > RELAY_BATCH_FILL || relay_batch_count(&e->submit) == RELAY_MAX_BATCH)) {
+            (e->submit.len + item->body.n + ENVELOPE_OVERHEAD > RELAY_BATCH_FILL ||
+                    relay_batch_count(&e->submit) == RELAY_MAX_BATCH)) {
         r = buf_status(&e->submit);
         if (r == 0)
             r = effect_push(e, EFFECT_SEND, e->submit.data, e->submit.len);
@@ -89,7 +90,10 @@ static uint64_t relay_time(const struct engine *e, uint64_t ms)
 
 int submit_message(struct engine *e, struct outmsg *m, struct span body)
 {
-    struct relay_submit_item item = {.id = m->envelope, .to = m->peer->address, .expires_ms = relay_time(e, m->expires_ms), .body = body};
+    struct relay_submit_item item = {.id = m->envelope,
+            .to = m->peer->address,
+            .expires_ms = relay_time(e, m->expires_ms),
+            .body = body};
     if (m->qos == 0)
         item.flags = RELAY_SUBMIT_EPHEMERAL;
     take_off(e, &m->flight, body.n);
@@ -98,7 +102,8 @@ int submit_message(struct engine *e, struct outmsg *m, struct span body)
 
 int submit_control(struct engine *e, struct control *c, struct span body)
 {
-    struct relay_submit_item item = {.id = c->envelope, .to = c->to, .expires_ms = relay_time(e, c->expires_ms), .body = body};
+    struct relay_submit_item item = {
+            .id = c->envelope, .to = c->to, .expires_ms = relay_time(e, c->expires_ms), .body = body};
     take_off(e, &c->flight, body.n);
     return batch_add(e, &item);
 }
@@ -248,7 +253,8 @@ static bool query_due(const struct engine *e, const struct outmsg *m, bool all)
 {
     if (m->state != OUT_SENT || m->qos == 0)
         return false;
-    return all || (elapsed(e->now, m->encrypted_ms) > TROUBLE_MS && elapsed(e->now, m->queried_ms) > TROUBLE_MS);
+    return all ||
+           (elapsed(e->now, m->encrypted_ms) > TROUBLE_MS && elapsed(e->now, m->queried_ms) > TROUBLE_MS);
 }
 
 int submit_query(struct engine *e, bool all)
@@ -283,12 +289,13 @@ static bool session_is_active(const struct outmsg *m)
 static bool reset_due(const struct engine *e, const struct peer *p)
 {
     unsigned in_vain = p->resets < MAX_RESET_DOUBLINGS ? p->resets : MAX_RESET_DOUBLINGS;
-    return !p->last_reset_ms || elapsed(e->now, p->last_reset_ms) >= RESET_EVERY_MS << (in_vain ? in_vain - 1 : 0);
+    return !p->last_reset_ms || elapsed(e->now, p->last_reset_ms) >= RESET_EVERY_MS
+                                                                             << (in_vain ? in_vain - 1 : 0);
 }
 
 /*
- * The recipient's daemon took the envelope from the relay and yet no receipt has come: it could not read it. After a while the message is
- * encrypted anew in a new session.
+ * The recipient's daemon took the envelope from the relay and yet no receipt has come: it could not read it.
+ * After a while the message is encrypted anew in a new session.
  */
 static int acknowledged_unread(struct engine *e, struct outmsg *m)
 {

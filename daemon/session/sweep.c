@@ -14,10 +14,8 @@ static const struct sweep_rule {
     size_t time_at;
     uint64_t lives_ms;
 } rules[] = {
-        {MAP_SEEN, ADDRESS_KEY_LEN + MESSAGE_ID_LEN + 1, DEDUPE_MS},
-        {MAP_ID, 0, DEDUPE_MS},
-        {MAP_DONE, 1 + ADDRESS_KEY_LEN + 1 + 16 + 8, DONE_MS},
-        {MAP_EK, 0, EK_MS},
+        {MAP_SEEN, ADDRESS_KEY_LEN + MESSAGE_ID_LEN + 1, DEDUPE_MS}, {MAP_ID, 0, DEDUPE_MS},
+        {MAP_DONE, 1 + ADDRESS_KEY_LEN + 1 + 16 + 8, DONE_MS}, {MAP_EK, 0, EK_MS},
         {MAP_PEER, 0, 0}, /* not records, but what they know of sessions and gaps */
 };
 _Static_assert(ARRAY_SIZE(rules) == SWEEP_MAPS, "engine.sweep_key");
@@ -92,7 +90,8 @@ int sweep_tick(struct engine *e)
         return -ENOMEM;
     s->now = e->now;
     s->rule = &rules[i];
-    r = e->port.scan(e->port.ctx, (uint8_t)s->rule->map, e->sweep_key[i], e->sweep_key_len[i], 0, sweep_visit, s);
+    r = e->port.scan(
+            e->port.ctx, (uint8_t)s->rule->map, e->sweep_key[i], e->sweep_key_len[i], 0, sweep_visit, s);
     if (r >= 0)
         r = sweep_found(e, s);
     more = s->visited == (s->rule->map == MAP_PEER ? SWEEP_PEERS : SWEEP_CHUNK);

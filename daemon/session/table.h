@@ -1,4 +1,5 @@
-/* A hash table of intrusive nodes under keys of one fixed length; keyed hashing, so that nobody can aim at a slot. */
+/* A hash table of intrusive nodes under keys of one fixed length; keyed hashing, so that nobody can aim at a
+ * slot. */
 #ifndef E2EE_TABLE_H
 #define E2EE_TABLE_H
 

@@ -14,7 +14,8 @@ static void wait_free(struct engine *e, struct wait *w)
     free(w);
 }
 
-static int answer_state(struct engine *e, uint64_t ticket, const char *id_text, uint8_t state, const char *reason)
+static int answer_state(
+        struct engine *e, uint64_t ticket, const char *id_text, uint8_t state, const char *reason)
 {
     CLEANUP_BUF struct buf b = {0};
     struct mp_map m;
@@ -40,7 +41,8 @@ static int wait_add(struct engine *e, uint64_t ticket, const struct wait *like)
 {
     struct wait *w;
     if (e->n_waits >= ENGINE_MAX_WAITS)
-        return answer_fail(e, ticket, API_QUEUE_FULL, 1000, "wait: at most %u calls can wait at a time", ENGINE_MAX_WAITS);
+        return answer_fail(e, ticket, API_QUEUE_FULL, 1000, "wait: at most %u calls can wait at a time",
+                ENGINE_MAX_WAITS);
     w = malloc(sizeof(*w));
     if (!w)
         return -ENOMEM;
@@ -68,7 +70,8 @@ int wait_call(struct engine *e, uint64_t ticket, const struct mp_value *params)
         if (r < 0)
             return r;
         if (r > 0)
-            return answer_fail(e, ticket, API_UNKNOWN_MESSAGE, 0, "wait: no message with the id '%s' was sent from here", w.id_text);
+            return answer_fail(e, ticket, API_UNKNOWN_MESSAGE, 0,
+                    "wait: no message with the id '%s' was sent from here", w.id_text);
         state = d.state;
     }
     if (state >= w.until)
@@ -100,7 +103,8 @@ int wait_tick(struct engine *e)
         next = TAILQ_NEXT(w, list);
         if (w->deadline_ms > e->now)
             continue;
-        r = answer_fail(e, w->ticket, API_TIMEOUT, 0, "wait: the message '%s' has not got that far yet; it stays on its way", w->id_text);
+        r = answer_fail(e, w->ticket, API_TIMEOUT, 0,
+                "wait: the message '%s' has not got that far yet; it stays on its way", w->id_text);
         wait_free(e, w);
         if (r < 0)
             return r;
@@ -112,10 +116,10 @@ bool engine_forget(struct engine *e, uint64_t ticket)
 {
     struct wait *w;
     TAILQ_FOREACH(w, &e->waits, list)
-        if (w->ticket == ticket) {
-            wait_free(e, w);
-            return true;
-        }
+    if (w->ticket == ticket) {
+        wait_free(e, w);
+        return true;
+    }
     return false;
 }
 

@@ -179,7 +179,7 @@ static const struct api_field contact_result[] = {
     HAS("device", API_UINT, "Number of the contact's device."),
     HAS("verified", API_BOOL, "True once the safety numbers have been compared (contact.verify)."),
     HAS("blocked", API_BOOL, "True if messages of this user are dropped and none are sent."),
-    HAS_OF("policy", "What happens if this user's key changes: block both directions, hold messages until it is trusted, accept it.", policies),
+    HAS_OF("policy", "What happens if this user's key changes: block sending, hold messages until it is trusted, accept it.", policies),
     HAS("held", API_BOOL, "True if messages of this user wait for acceptance (contact.trust)."),
     HAS("fingerprint", API_STRING, "Fingerprint of the key that is trusted."),
     HAS("safety_number", API_STRING, "Number that both people see alike, to compare by voice or in person."),

@@ -1,6 +1,7 @@
 /*
- * A relay says anything to an engine that has an account, a contact with a session, and messages under way. Input:
- * u16 length ‖ message, again and again. No message is fatal, and what is stored afterwards loads again.
+ * A relay says anything to an engine that has an account, a contact with a session, and messages under way.
+ * Input: u16 length ‖ message, again and again. No message is fatal, and what is stored afterwards loads
+ * again.
  */
 #include "driver.h"
 #include "sim.h"
@@ -53,7 +54,9 @@ static void fill(void *ctx, void *out, size_t n)
     uint8_t *p = out;
     (void)ctx;
     for (size_t i = 0; i < n; i++)
-        p[i] = (uint8_t)((world.counter = world.counter * UINT64_C(6364136223846793005) + 1442695040888963407u) >> 56);
+        p[i] = (uint8_t)((world.counter = world.counter * UINT64_C(6364136223846793005) +
+                                          1442695040888963407u) >>
+                         56);
 }
 
 struct run {
@@ -82,8 +85,11 @@ static void say(struct run *r, const void *p, size_t n)
 static void go_online(struct run *r)
 {
     const struct link_connected up = {.host = {.p = (const uint8_t *)"relay.test:7690", .n = 15}};
-    const struct relay_challenge challenge = {.version = RELAY_VERSION, .time_ms = r->now, .max_message = RELAY_MAX_MESSAGE,
-            .max_body = RELAY_MAX_BODY, .window = RELAY_WINDOW};
+    const struct relay_challenge challenge = {.version = RELAY_VERSION,
+            .time_ms = r->now,
+            .max_message = RELAY_MAX_MESSAGE,
+            .max_body = RELAY_MAX_BODY,
+            .window = RELAY_WINDOW};
     const struct relay_welcome welcome = {.time_ms = r->now, .one_time_left = 90, .list_n = 1};
     struct buf b;
     FUZZ_CHECK(engine_link_up(r->e, r->now, &up) == 0);
@@ -181,8 +187,8 @@ static void account(struct gen *g)
 
 static void other(struct gen *g)
 {
-    static const uint8_t types[] = {RELAY_SUBMITTED, RELAY_STATES, RELAY_PRESENCE, RELAY_PREKEYS, RELAY_DRAINED, RELAY_OK,
-            RELAY_ERROR, RELAY_BUNDLE, RELAY_USERS, RELAY_WELCOME, RELAY_CHALLENGE};
+    static const uint8_t types[] = {RELAY_SUBMITTED, RELAY_STATES, RELAY_PRESENCE, RELAY_PREKEYS,
+            RELAY_DRAINED, RELAY_OK, RELAY_ERROR, RELAY_BUNDLE, RELAY_USERS, RELAY_WELCOME, RELAY_CHALLENGE};
     size_t n = gen_size(g, 300);
     gen_u8(g, gen_one_in(g, 10) ? (uint8_t)gen_below(g, 256) : types[gen_below(g, sizeof(types))]);
     gen_le(g, gen_below(g, 8), 4);

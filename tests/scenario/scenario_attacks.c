@@ -1,4 +1,5 @@
-/* A relay that attacks, stolen and restored state; the numbers are those of the list of attacks in the threat model. */
+/* A relay that attacks, stolen and restored state; the numbers are those of the list of attacks in the threat
+ * model. */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -46,7 +47,8 @@ static void forge_bundle(void *ctx, const struct address *who, struct relay_bund
     f->one_time = bytes_copy(m->one_time.p, m->one_time.n);
     switch (f->how) {
     case 0: /* one bit of the signed prekey */
-        f->signed_prekey.p[sim_random(f->s, (uint32_t)f->signed_prekey.n)] ^= (uint8_t)(1u << sim_random(f->s, 8));
+        f->signed_prekey.p[sim_random(f->s, (uint32_t)f->signed_prekey.n)] ^=
+                (uint8_t)(1u << sim_random(f->s, 8));
         break;
     case 1: /* one bit of the one-time pair */
         f->one_time.p[sim_random(f->s, (uint32_t)f->one_time.n)] ^= (uint8_t)(1u << sim_random(f->s, 8));
@@ -61,8 +63,8 @@ static void forge_bundle(void *ctx, const struct address *who, struct relay_bund
         m->one_time = t;
         return;
     case 4: /* the KEM keys exchanged */
-        memcpy(f->one_time.p + 4 + 1 + UID_LEN + 4 + 4 + 32, m->signed_prekey.p + 4 + 1 + UID_LEN + 4 + 8 + 2 + 4 + 32,
-                PREKEY_MLKEM_LEN);
+        memcpy(f->one_time.p + 4 + 1 + UID_LEN + 4 + 4 + 32,
+                m->signed_prekey.p + 4 + 1 + UID_LEN + 4 + 8 + 2 + 4 + 32, PREKEY_MLKEM_LEN);
         break;
     default:
         break;
@@ -134,7 +136,8 @@ static void attack_10_first_message_replayed(void **state)
     struct bytes first = simrelay_history(s->relay, &bob, 0);
     size_t sessions = sim_map_count(s, BOB, MAP_SESSION), submits;
     (void)state;
-    assert_int_equal(sim_map_count(s, BOB, MAP_PREKEY), 100); /* of 101, the one-time key that was used is gone */
+    assert_int_equal(
+            sim_map_count(s, BOB, MAP_PREKEY), 100); /* of 101, the one-time key that was used is gone */
     submits = s->node[BOB].submits[ALICE];
     for (int i = 0; i < 4; i++) {
         simrelay_inject(s->relay, &bob, first.p, first.n);
@@ -223,7 +226,8 @@ static void flood(struct sim *s, struct address *to, unsigned n)
         if (i % 4 == 0) {
             rng_fill(&s->rng, b.p, b.n);
         } else {
-            b.p[i % 4 == 1 ? b.n - 1 - sim_random(s, 200) : sim_random(s, (uint32_t)b.n)] ^= (uint8_t)(1u << sim_random(s, 8));
+            b.p[i % 4 == 1 ? b.n - 1 - sim_random(s, 200) : sim_random(s, (uint32_t)b.n)] ^=
+                    (uint8_t)(1u << sim_random(s, 8));
         }
         if (i % 7 == 0)
             b.n = sim_random(s, (uint32_t)b.n);
@@ -254,7 +258,8 @@ static void attack_12_flood_of_garbage(void **state)
     assert_int_equal(sim_map_digest(s, BOB, MAP_ROUTE), routes);
     assert_int_equal(sim_map_digest(s, BOB, MAP_PEER), peers);
     assert_int_equal(sim_map_digest(s, BOB, MAP_PREKEY), keys);
-    assert_int_equal(sim_all_sent(s, BOB) - s->node[BOB].sent[RELAY_ACK], sent); /* ACKs to the relay, nothing else */
+    assert_int_equal(
+            sim_all_sent(s, BOB) - s->node[BOB].sent[RELAY_ACK], sent); /* ACKs to the relay, nothing else */
     assert_int_equal(simrelay_claims(s->relay), claims);
     assert_in_range(sim_events(s, BOB, "error", NULL, NULL) - errors, 1, MAX_ERROR_EVENTS_MINUTE);
     assert_int_equal(sim_events(s, BOB, "session_reset", NULL, NULL), 0);
@@ -328,7 +333,8 @@ static void attack_05_reordered_and_doubled(void **state)
     }
 }
 
-/* An envelope that vanishes for good: its sender makes a new one, in a new session, and everything arrives once. */
+/* An envelope that vanishes for good: its sender makes a new one, in a new session, and everything arrives
+ * once. */
 static void attack_05_dropped(void **state)
 {
     struct sim *s = talking(66, 2);
@@ -350,7 +356,8 @@ static void attack_05_dropped(void **state)
     sim_free(s);
 }
 
-/* Damaged on its way, sent anew in a new session; then the first one comes after all, and everything else once more. */
+/* Damaged on its way, sent anew in a new session; then the first one comes after all, and everything else
+ * once more. */
 static void attack_05_late_after_a_new_session(void **state)
 {
     struct sim *s = talking(73, 2);
@@ -416,7 +423,8 @@ static void attack_05_restored_recipient(void **state)
     restored(68, BOB);
 }
 
-/* A thief writes to Alice with Bob's old state, while Bob goes on: Alice is not brought back to an old session. */
+/* A thief writes to Alice with Bob's old state, while Bob goes on: Alice is not brought back to an old
+ * session. */
 static void attack_11_stolen_state(void **state)
 {
     struct sim *s = talking(69, 2);

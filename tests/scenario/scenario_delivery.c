@@ -56,7 +56,8 @@ static void simultaneous_handshakes(void **state)
             sim_send(s, BOB, ALICE, 2, "");
         }
         assert_true(sim_settle(s, MINUTE_MS));
-        assert_int_equal(sim_events(s, ALICE, "error", NULL, NULL) + sim_events(s, BOB, "error", NULL, NULL), 0);
+        assert_int_equal(
+                sim_events(s, ALICE, "error", NULL, NULL) + sim_events(s, BOB, "error", NULL, NULL), 0);
         quiet(s);
     }
 }
@@ -108,7 +109,8 @@ static void commit_fails_at_each_put(void **state)
         for (uint64_t k = 1; k < 50; k++) {
             struct sim *s = sim_new_online(200 + k, 2);
             s->disorderly = true;
-            memport_fail(s->node[victim].mp, k % 5 ? MEMPORT_PUT : MEMPORT_COMMIT, k % 5 ? k : k / 5, -ENOSPC);
+            memport_fail(
+                    s->node[victim].mp, k % 5 ? MEMPORT_PUT : MEMPORT_COMMIT, k % 5 ? k : k / 5, -ENOSPC);
             sim_send(s, ALICE, BOB, 2, "");
             sim_run(s, 20);
             sim_send(s, BOB, ALICE, 2, "");
@@ -129,7 +131,8 @@ static void relay_loses_its_disk(void **state)
     simrelay_lose_disk(s->relay);
     sim_run(s, MINUTE_MS);
     sim_connect(s, BOB);
-    assert_true(sim_settle(s, MINUTE_MS)); /* asked for when the connection was made, not only when time has passed */
+    assert_true(sim_settle(
+            s, MINUTE_MS)); /* asked for when the connection was made, not only when time has passed */
     /* Strangers can reach both again: prekeys are back. */
     assert_true(simrelay_one_time_left(s->relay, s->node[BOB].uid) >= 50);
     assert_true(simrelay_one_time_left(s->relay, s->node[ALICE].uid) >= 50);
@@ -223,9 +226,11 @@ static void same_id_is_the_same_message(void **state)
     memcpy(text, s->messages[m].text, sizeof(text));
     for (int i = 0; i < 3; i++) {
         const struct sim_answer *a = sim_expect(s,
-                sim_call(s, ALICE, "send", "{\"to\":\"bob\",\"id\":\"%s\",\"text\":\"%s\"}", id, text), API_OK);
+                sim_call(s, ALICE, "send", "{\"to\":\"bob\",\"id\":\"%s\",\"text\":\"%s\"}", id, text),
+                API_OK);
         assert_string_equal(sim_text(&a->data, "state"), i ? "delivered" : "queued");
-        (void)sim_expect(s, sim_call(s, ALICE, "send", "{\"to\":\"bob\",\"id\":\"%s\",\"text\":\"other\"}", id),
+        (void)sim_expect(s,
+                sim_call(s, ALICE, "send", "{\"to\":\"bob\",\"id\":\"%s\",\"text\":\"other\"}", id),
                 API_ID_CONFLICT);
         assert_true(sim_settle(s, MINUTE_MS));
         if (i == 1)
@@ -274,12 +279,20 @@ static void wait_for_states(void **state)
     assert_string_equal(sim_text(&sim_expect(s, delivered, API_OK)->data, "state"), "delivered");
     assert_null(sim_answer(s, seen));
     assert_int_equal(sim_number(&sim_expect(s,
-            sim_call(s, BOB, "read", "{\"from\":\"alice\",\"ids\":[\"%s\",\"nothing\"]}", id), API_OK)->data, "count"), 1);
+                                        sim_call(s, BOB, "read",
+                                                "{\"from\":\"alice\",\"ids\":[\"%s\",\"nothing\"]}", id),
+                                        API_OK)
+                                         ->data,
+                             "count"),
+            1);
     assert_string_equal(sim_text(&sim_expect(s, seen, API_OK)->data, "state"), "read");
     (void)sim_expect(s, sim_call(s, ALICE, "wait", "{\"id\":\"never\"}"), API_UNKNOWN_MESSAGE);
     m = sim_send(s, ALICE, BOB, 2, ",\"ttl_ms\":1");
-    assert_string_equal(sim_text(&sim_expect(s, sim_call(s, ALICE, "wait", "{\"id\":\"%s\"}", s->messages[m].id),
-            API_OK)->data, "state"), s->messages[m].delivered ? "delivered" : "expired");
+    assert_string_equal(
+            sim_text(&sim_expect(s, sim_call(s, ALICE, "wait", "{\"id\":\"%s\"}", s->messages[m].id), API_OK)
+                              ->data,
+                    "state"),
+            s->messages[m].delivered ? "delivered" : "expired");
     quiet(s);
 }
 
@@ -292,7 +305,8 @@ static void no_read_receipts(void **state)
     sim_configure(s, BOB, &cfg);
     m = sim_send(s, ALICE, BOB, 2, "");
     assert_true(sim_settle(s, MINUTE_MS));
-    (void)sim_expect(s, sim_call(s, BOB, "read", "{\"from\":\"alice\",\"ids\":[\"%s\"]}", s->messages[m].id), API_OK);
+    (void)sim_expect(
+            s, sim_call(s, BOB, "read", "{\"from\":\"alice\",\"ids\":[\"%s\"]}", s->messages[m].id), API_OK);
     sim_run(s, MINUTE_MS);
     assert_int_equal(sim_events(s, ALICE, "message_ack", "state", "read"), 0);
     quiet(s);
@@ -396,6 +410,54 @@ static void prekeys_are_topped_up_and_rotated(void **state)
     quiet(s);
 }
 
+/* A relay that says at each connection that no one-time prekey is left. */
+static void prekeys_are_bounded(void **state)
+{
+    struct sim *s = sim_new_online(32, 2);
+    (void)state;
+    for (int i = 0; i < 30; i++) {
+        sim_disconnect(s, BOB);
+        simrelay_drain_prekeys(s->relay, s->node[BOB].uid);
+        sim_connect(s, BOB);
+        sim_run(s, MINUTE_MS);
+    }
+    assert_in_range(sim_map_count(s, BOB, MAP_PREKEY), 200, 401);
+    sim_run(s, 2 * HOUR_MS);
+    assert_true(simrelay_one_time_left(s->relay, s->node[BOB].uid) >= 50);
+    for (int i = 0; i < 60; i++) {
+        simrelay_drain_prekeys(s->relay, s->node[BOB].uid);
+        sim_disconnect(s, BOB);
+        sim_connect(s, BOB);
+        sim_run(s, 2 * HOUR_MS);
+    }
+    assert_in_range(sim_map_count(s, BOB, MAP_PREKEY), 1900, 2003);
+    sim_send(s, ALICE, BOB, 2, "");
+    quiet(s);
+}
+
+/* Back after longer than a signed prekey is valid: its secret goes with the first upkeep. */
+static void prekeys_after_a_long_absence(void **state)
+{
+    struct sim *s = sim_new_online(33, 2);
+    (void)state;
+    assert_int_equal(sim_map_count(s, BOB, MAP_PREKEY), 101);
+    sim_disconnect(s, BOB);
+    for (int day = 0; day < 40; day++)
+        sim_run(s, DAY_MS);
+    sim_connect(s, BOB);
+    sim_run(s, MINUTE_MS);
+    assert_int_equal(sim_map_count(s, BOB, MAP_PREKEY), 201);
+    sim_disconnect(s, BOB);
+    for (int day = 0; day < 70; day++)
+        sim_run(s, DAY_MS);
+    sim_connect(s, BOB);
+    sim_run(s, MINUTE_MS);
+    assert_int_equal(sim_map_count(s, BOB, MAP_PREKEY), 101);
+    assert_true(simrelay_one_time_left(s->relay, s->node[BOB].uid) == 100);
+    sim_send(s, ALICE, BOB, 2, "");
+    quiet(s);
+}
+
 static void clocks_jump(void **state)
 {
     static const int64_t years[] = {10, -10};
@@ -478,6 +540,8 @@ int main(void)
             cmocka_unit_test(queues_have_ends),
             cmocka_unit_test(attack_08_prekeys_drained),
             cmocka_unit_test(prekeys_are_topped_up_and_rotated),
+            cmocka_unit_test(prekeys_are_bounded),
+            cmocka_unit_test(prekeys_after_a_long_absence),
             cmocka_unit_test(clocks_jump),
             cmocka_unit_test(three_people),
             cmocka_unit_test(one_way_for_long),

@@ -1,6 +1,7 @@
 /*
- * scenario_random SEED COUNT STEPS: worlds of up to three daemons with faults of every kind, one a seed. After the faults
- * have stopped every message must have arrived once, or have ended with an event. A failure names its seed; COUNT 1 replays it.
+ * scenario_random SEED COUNT STEPS: worlds of up to three daemons with faults of every kind, one a seed.
+ * After the faults have stopped every message must have arrived once, or have ended with an event. A failure
+ * names its seed; COUNT 1 replays it.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -8,7 +9,6 @@
 #include <string.h>
 
 #include "sim.h"
-
 
 /* What is allowed to go wrong in a world. */
 struct weather {
@@ -124,8 +124,8 @@ static uint64_t world(uint64_t seed, unsigned steps, bool talk)
     (void)sim_settle(s, 12 * HOUR_MS);
     sim_check_all(s);
     if (talk)
-        printf("seed %llu: %zu messages, %llu turns, digest %016llx\n", (unsigned long long)seed, s->n_messages,
-                (unsigned long long)s->turns, (unsigned long long)s->digest);
+        printf("seed %llu: %zu messages, %llu turns, digest %016llx\n", (unsigned long long)seed,
+                s->n_messages, (unsigned long long)s->turns, (unsigned long long)s->digest);
     digest = s->digest;
     sim_free(s);
     return digest;

@@ -50,7 +50,8 @@ static void assert_no_account(struct sim *s, int node)
 
 static uint64_t create(struct sim *s, int node, const char *user, const char *more)
 {
-    return sim_call(s, node, "account.create", "{\"user\":\"%s\",\"relay\":\"ws://relay.test:7690/\"%s}", user, more);
+    return sim_call(
+            s, node, "account.create", "{\"user\":\"%s\",\"relay\":\"ws://relay.test:7690/\"%s}", user, more);
 }
 
 static void create_that_fails_leaves_nothing(void **state)
@@ -92,7 +93,8 @@ static void create_survives_kills(void **state)
         sim_run(s, 10 * SECOND_MS);
         a = sim_expect(s, sim_call(s, eve, "status", "{}"), API_OK);
         assert_string_equal(sim_text(&a->data, "state"), "online");
-        assert_int_equal(simrelay_one_time_left(s->relay, s->node[eve].uid) > 0, 0); /* the uid is not known yet */
+        assert_int_equal(
+                simrelay_one_time_left(s->relay, s->node[eve].uid) > 0, 0); /* the uid is not known yet */
         assert_true(simrelay_find(s->relay, "eve", s->node[eve].uid));
         assert_true(simrelay_one_time_left(s->relay, s->node[eve].uid) >= 100);
         sim_free(s);
@@ -109,7 +111,8 @@ static void account_delete(void **state)
     size_t m = sim_send(s, BOB, ALICE, 2, "");
     uint64_t wait = sim_call(s, BOB, "wait", "{\"id\":\"%s\"}", s->messages[m].id);
     uint64_t delete = sim_call(s, BOB, "account.delete", "{\"user\":\"bob\"}");
-    uint64_t users = sim_call(s, BOB, "users", "{}"), send = sim_call(s, BOB, "send", "{\"to\":\"x\",\"text\":\"y\"}");
+    uint64_t users = sim_call(s, BOB, "users", "{}"),
+             send = sim_call(s, BOB, "send", "{\"to\":\"x\",\"text\":\"y\"}");
     (void)sim_expect(s, delete, API_OK);
     (void)sim_expect(s, wait, API_NO_ACCOUNT);
     (void)sim_expect(s, users, API_NO_ACCOUNT);
@@ -133,12 +136,15 @@ static void unknown_user_and_users(void **state)
     const struct sim_answer *a;
     (void)state;
     (void)sim_expect(s, sim_call(s, ALICE, "send", "{\"to\":\"nobody\",\"text\":\"x\"}"), API_UNKNOWN_USER);
-    (void)sim_expect(s, sim_call(s, ALICE, "send", "{\"to\":\"Not A Name\",\"text\":\"x\"}"), API_INVALID_NAME);
+    (void)sim_expect(
+            s, sim_call(s, ALICE, "send", "{\"to\":\"Not A Name\",\"text\":\"x\"}"), API_INVALID_NAME);
     (void)sim_expect(s, sim_call(s, ALICE, "send", "{\"to\":\"alice\",\"text\":\"x\"}"), API_INVALID_PARAMS);
-    (void)sim_expect(s, sim_call(s, ALICE, "send", "{\"to\":\"%s\",\"text\":\"x\"}", uid_text(s, ALICE)), API_INVALID_PARAMS);
+    (void)sim_expect(s, sim_call(s, ALICE, "send", "{\"to\":\"%s\",\"text\":\"x\"}", uid_text(s, ALICE)),
+            API_INVALID_PARAMS);
     (void)sim_expect(s, sim_call(s, ALICE, "contact.show", "{\"user\":\"bob\"}"), API_UNKNOWN_CONTACT);
     (void)sim_expect(s, sim_call(s, ALICE, "contact.add", "{\"user\":\"%s\"}", uid_text(s, BOB)), API_OK);
-    (void)sim_expect(s, sim_call(s, ALICE, "contact.add", "{\"user\":\"bob\",\"uid\":\"%s\"}", uid_text(s, ALICE)),
+    (void)sim_expect(s,
+            sim_call(s, ALICE, "contact.add", "{\"user\":\"bob\",\"uid\":\"%s\"}", uid_text(s, ALICE)),
             API_KEY_CHANGED);
     a = sim_expect(s, sim_call(s, ALICE, "users", "{\"limit\":2}"), API_OK);
     assert_true(sim_flag(&a->data, "more"));
@@ -211,6 +217,7 @@ static void attack_14_strangers_held(void **state)
 {
     struct sim *s = sim_new_ready(36, 2);
     struct engine_config cfg = {.receipts = true, .strangers = STRANGERS_HOLD};
+    struct address bob = sim_address(s, BOB);
     (void)state;
     sim_configure(s, BOB, &cfg);
     sim_connect(s, ALICE);
@@ -223,7 +230,13 @@ static void attack_14_strangers_held(void **state)
     assert_int_equal(sim_events(s, BOB, "message", NULL, NULL), 0);
     assert_int_equal(sim_map_count(s, BOB, MAP_HELD), 5);
     sim_restart(s, BOB);
+    for (size_t i = 0; i < 5; i++) { /* the relay delivers each once more */
+        struct bytes body = simrelay_history(s->relay, &bob, i);
+        simrelay_inject(s->relay, &bob, body.p, body.n);
+    }
     sim_run(s, 5 * MINUTE_MS);
+    assert_int_equal(simrelay_waiting(s->relay, &bob), 0);
+    assert_int_equal(sim_map_count(s, BOB, MAP_HELD), 5);
     assert_int_equal(sent_to(s, BOB, ALICE), 0);
     (void)sim_expect(s, sim_call(s, BOB, "contact.trust", "{\"user\":\"alice\"}"), API_OK);
     assert_true(sim_settle(s, MINUTE_MS));
@@ -336,7 +349,8 @@ static struct sim *bob_has_a_new_key(uint64_t seed, const char *policy, size_t q
 {
     struct sim *s = talking(seed, 3);
     if (policy)
-        (void)sim_expect(s, sim_call(s, ALICE, "contact.trust", "{\"user\":\"bob\",\"policy\":\"%s\"}", policy), API_OK);
+        (void)sim_expect(s,
+                sim_call(s, ALICE, "contact.trust", "{\"user\":\"bob\",\"policy\":\"%s\"}", policy), API_OK);
     sim_disconnect(s, BOB);
     for (size_t i = 0; i < queued; i++)
         sim_send(s, ALICE, BOB, 2, "");
@@ -369,9 +383,11 @@ static void attack_17_changed_key_blocks(void **state)
     assert_int_equal(sent_to(s, ALICE, 3), 0);
     a = sim_expect(s, sim_call(s, ALICE, "contact.show", "{\"user\":\"bob\"}"), API_OK);
     assert_string_equal(sim_text(&a->data, "new_uid"), uid_text(s, 3));
-    (void)sim_expect(s, sim_call(s, ALICE, "contact.trust", "{\"user\":\"bob\",\"uid\":\"%s\"}", uid_text(s, CAROL)),
+    (void)sim_expect(s,
+            sim_call(s, ALICE, "contact.trust", "{\"user\":\"bob\",\"uid\":\"%s\"}", uid_text(s, CAROL)),
             API_KEY_CHANGED);
-    (void)sim_expect(s, sim_call(s, ALICE, "contact.trust", "{\"user\":\"bob\",\"uid\":\"%s\"}", uid_text(s, 3)), API_OK);
+    (void)sim_expect(s,
+            sim_call(s, ALICE, "contact.trust", "{\"user\":\"bob\",\"uid\":\"%s\"}", uid_text(s, 3)), API_OK);
     sim_run(s, SECOND_MS);
     sim_send(s, ALICE, 3, 2, "");
     assert_true(sim_settle(s, MINUTE_MS));
@@ -386,7 +402,8 @@ static void attack_17_changed_key_holds(void **state)
     struct sim *s = bob_has_a_new_key(43, "hold", 0);
     (void)state;
     learn_of_it(s);
-    (void)sim_expect(s, sim_call(s, ALICE, "send", "{\"to\":\"bob\",\"text\":\"x\",\"id\":\"held\"}"), API_OK);
+    (void)sim_expect(
+            s, sim_call(s, ALICE, "send", "{\"to\":\"bob\",\"text\":\"x\",\"id\":\"held\"}"), API_OK);
     sim_run(s, HOUR_MS);
     assert_int_equal(sent_to(s, ALICE, 3), 0);
     assert_int_equal(sim_events(s, ALICE, "key_changed", "policy", "hold"), 1);
@@ -416,7 +433,8 @@ static void attack_17_accepted_one_shown_another(void **state)
     simrelay_rename(s->relay, s->node[3].uid, "second-bob");
     (void)sim_add(s, "bob", NULL);
     sim_register(s, 4);
-    (void)sim_expect(s, sim_call(s, ALICE, "contact.trust", "{\"user\":\"bob\",\"uid\":\"%s\"}", uid_text(s, 3)), API_OK);
+    (void)sim_expect(s,
+            sim_call(s, ALICE, "contact.trust", "{\"user\":\"bob\",\"uid\":\"%s\"}", uid_text(s, 3)), API_OK);
     sim_run(s, SECOND_MS);
     (void)sim_expect(s, sim_call(s, ALICE, "send", "{\"to\":\"bob\",\"text\":\"x\"}"), API_UNKNOWN_USER);
     sim_run(s, MINUTE_MS);
@@ -436,7 +454,8 @@ static void new_bob_writes_first(void **state)
     assert_int_equal(sent_to(s, ALICE, 3), 0);
     sim_restart(s, ALICE);
     sim_run(s, MINUTE_MS);
-    (void)sim_expect(s, sim_call(s, ALICE, "contact.trust", "{\"user\":\"bob\",\"uid\":\"%s\"}", uid_text(s, 3)), API_OK);
+    (void)sim_expect(s,
+            sim_call(s, ALICE, "contact.trust", "{\"user\":\"bob\",\"uid\":\"%s\"}", uid_text(s, 3)), API_OK);
     sim_run(s, MINUTE_MS);
     assert_int_equal(sim_events(s, ALICE, "message", NULL, NULL), 2);
     sim_check_all(s);
@@ -445,10 +464,12 @@ static void new_bob_writes_first(void **state)
 
 static void verified(struct sim *s)
 {
-    const struct sim_answer *a = sim_expect(s, sim_call(s, BOB, "contact.show", "{\"user\":\"alice\"}"), API_OK);
+    const struct sim_answer *a =
+            sim_expect(s, sim_call(s, BOB, "contact.show", "{\"user\":\"alice\"}"), API_OK);
     char number[100];
     (void)snprintf(number, sizeof(number), "%s", sim_text(&a->data, "safety_number"));
-    (void)sim_expect(s, sim_call(s, ALICE, "contact.verify", "{\"user\":\"bob\",\"number\":\"%s\"}", number), API_OK);
+    (void)sim_expect(
+            s, sim_call(s, ALICE, "contact.verify", "{\"user\":\"bob\",\"number\":\"%s\"}", number), API_OK);
 }
 
 static void require_verified(void **state)
@@ -458,8 +479,11 @@ static void require_verified(void **state)
     (void)state;
     memset(wrong, '1', 60);
     wrong[60] = 0;
-    (void)sim_expect(s, sim_call(s, ALICE, "send", "{\"to\":\"bob\",\"text\":\"x\",\"require_verified\":true}"), API_NOT_VERIFIED);
-    (void)sim_expect(s, sim_call(s, ALICE, "contact.verify", "{\"user\":\"bob\",\"number\":\"%s\"}", wrong), API_VERIFY_MISMATCH);
+    (void)sim_expect(s,
+            sim_call(s, ALICE, "send", "{\"to\":\"bob\",\"text\":\"x\",\"require_verified\":true}"),
+            API_NOT_VERIFIED);
+    (void)sim_expect(s, sim_call(s, ALICE, "contact.verify", "{\"user\":\"bob\",\"number\":\"%s\"}", wrong),
+            API_VERIFY_MISMATCH);
     verified(s);
     sim_send(s, ALICE, BOB, 2, ",\"require_verified\":true");
     assert_true(sim_settle(s, MINUTE_MS));

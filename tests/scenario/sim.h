@@ -1,8 +1,10 @@
 /*
- * A world of engines around one relay, under one clock and one source of randomness: the same seed gives the same run,
- * byte for byte. While it runs it checks what must always hold, and abort()s with the seed where it does not:
+ * A world of engines around one relay, under one clock and one source of randomness: the same seed gives the
+ * same run, byte for byte. While it runs it checks what must always hold, and abort()s with the seed where it
+ * does not:
  *  - nothing is handed to the relay, and no call is answered, before the store has it;
- *  - two envelopes with the same route tag and header are the same bytes, and no payload is seen in the clear;
+ *  - two envelopes with the same route tag and header are the same bytes, and no payload is seen in the
+ * clear;
  *  - an event comes once; messages of one sender come in order (unless the world is disorderly);
  *  - a sender hears «delivered» only after the recipient's event is durable.
  */
@@ -83,7 +85,7 @@ struct sim {
     struct sim_item *items;
     size_t n_items, cap_items;
     uint64_t item_serial;
-    unsigned batch; /* inputs in one turn, at most */
+    unsigned batch;  /* inputs in one turn, at most */
     bool disorderly; /* order between messages is not checked */
     bool deep;       /* search the store for each envelope that leaves */
     bool may_repeat; /* no check of double delivery: a recipient was restored on purpose */
@@ -102,10 +104,10 @@ struct sim *sim_new_online(uint64_t seed, size_t n);
 void sim_free(struct sim *s);
 /* Prints the reason and the seed and aborts. */
 void sim_fail(const struct sim *s, const char *fmt, ...) __attribute__((format(printf, 2, 3), noreturn));
-#define SIM_CHECK(s, what, ...)                                                                                        \
-    do {                                                                                                               \
-        if (!(what))                                                                                                   \
-            sim_fail(s, __VA_ARGS__);                                                                                  \
+#define SIM_CHECK(s, what, ...)                                                                              \
+    do {                                                                                                     \
+        if (!(what))                                                                                         \
+            sim_fail(s, __VA_ARGS__);                                                                        \
     } while (0)
 uint32_t sim_random(struct sim *s, uint32_t below);
 
@@ -127,7 +129,8 @@ const char *sim_text(const struct bytes *map, const char *field);
 uint64_t sim_number(const struct bytes *map, const char *field);
 bool sim_flag(const struct bytes *map, const char *field);
 
-/* Sends a marked message of its own; more is JSON members beginning with a comma, or "". The index of the message. */
+/* Sends a marked message of its own; more is JSON members beginning with a comma, or "". The index of the
+ * message. */
 size_t sim_send(struct sim *s, int from, int to, int qos, const char *more);
 /* Events of a type with field == value (field NULL: any). */
 size_t sim_events(const struct sim *s, int node, const char *type, const char *field, const char *value);

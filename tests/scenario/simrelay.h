@@ -1,6 +1,7 @@
 /*
- * A relay in memory, written from docs/PROTOCOL.md section 8 alone: it shares nothing with the real one but the wire's
- * codec. It keeps its word unless it is told to lie. Deterministic: time and randomness are the caller's.
+ * A relay in memory, written from docs/PROTOCOL.md section 8 alone: it shares nothing with the real one but
+ * the wire's codec. It keeps its word unless it is told to lie. Deterministic: time and randomness are the
+ * caller's.
  */
 #ifndef E2EE_SIMRELAY_H
 #define E2EE_SIMRELAY_H
@@ -20,14 +21,14 @@ void bytes_free(struct bytes *b);
 
 /* Chances are out of 1,000, taken for each case anew. */
 struct simrelay_lies {
-    unsigned forget;    /* answers SUBMITTED, and has not got it */
-    unsigned duplicate; /* delivers an envelope once more under another id */
-    unsigned reorder;   /* puts an envelope in front of the one before it */
-    unsigned corrupt;   /* turns one bit of a delivered body */
-    unsigned reflect;   /* delivers a copy to its sender */
-    unsigned retry;     /* status TRY AGAIN */
-    unsigned busy;      /* answers a question with ERROR BUSY */
-    unsigned replay;    /* delivers an old envelope of the mailbox again */
+    unsigned forget;     /* answers SUBMITTED, and has not got it */
+    unsigned duplicate;  /* delivers an envelope once more under another id */
+    unsigned reorder;    /* puts an envelope in front of the one before it */
+    unsigned corrupt;    /* turns one bit of a delivered body */
+    unsigned reflect;    /* delivers a copy to its sender */
+    unsigned retry;      /* status TRY AGAIN */
+    unsigned busy;       /* answers a question with ERROR BUSY */
+    unsigned replay;     /* delivers an old envelope of the mailbox again */
     bool strip_one_time; /* hands out bundles without one-time prekeys */
     bool silent_deliver; /* delivers nothing */
     bool forget_acks;    /* acknowledged envelopes are unknown in QUERY */
@@ -51,7 +52,8 @@ struct simrelay_liar {
 };
 
 struct simrelay *simrelay_new(const struct rng *rng, const struct simrelay_hooks *hooks);
-struct simrelay *simrelay_copy(const struct simrelay *sr, const struct rng *rng, const struct simrelay_hooks *hooks);
+struct simrelay *simrelay_copy(
+        const struct simrelay *sr, const struct rng *rng, const struct simrelay_hooks *hooks);
 void simrelay_free(struct simrelay *sr);
 void simrelay_set_time(struct simrelay *sr, uint64_t now_ms);
 struct simrelay_lies *simrelay_lies(struct simrelay *sr);

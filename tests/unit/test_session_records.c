@@ -1,4 +1,5 @@
-/* Records of the engine: what is written is read back; whatever else is read is refused, and nothing crashes. */
+/* Records of the engine: what is written is read back; whatever else is read is refused, and nothing crashes.
+ */
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -83,7 +84,11 @@ static void contact_round_trip(void **state)
 
 static struct peer a_peer(void)
 {
-    struct peer p = {.n_sessions = 2, .highest_session = 77, .last_reset_ms = 5, .next_count = 8, .highest_count = 9,
+    struct peer p = {.n_sessions = 2,
+            .highest_session = 77,
+            .last_reset_ms = 5,
+            .next_count = 8,
+            .highest_count = 9,
             .judged_from = 3};
     memset(p.address.uid, 1, UID_LEN);
     p.address.device = 1;
@@ -125,8 +130,17 @@ static void peer_round_trip(void **state)
 
 static struct outmsg an_outmsg(struct peer *p)
 {
-    struct outmsg m = {.peer = p, .order = 5, .seq = 6, .count = 7, .created_ms = 8, .expires_ms = 9, .qos = 2,
-            .state = OUT_SENT, .id_text = "an id", .acked_ms = 3, .session_number = 4};
+    struct outmsg m = {.peer = p,
+            .order = 5,
+            .seq = 6,
+            .count = 7,
+            .created_ms = 8,
+            .expires_ms = 9,
+            .qos = 2,
+            .state = OUT_SENT,
+            .id_text = "an id",
+            .acked_ms = 3,
+            .session_number = 4};
     memset(m.id.b, 1, MESSAGE_ID_LEN);
     memset(m.envelope.b, 2, ENVELOPE_ID_LEN);
     return m;

@@ -317,6 +317,25 @@ static void waits_as_long_as_it_says(void **state)
     run_until(f, &f->connected, 3);
 }
 
+static void the_same_url_changes_nothing(void **state)
+{
+    struct fixture *f = *state;
+    use(f, "echo");
+    run_until(f, &f->connected, 1);
+    use(f, "echo");
+    assert_true(transport_up(f->t));
+    uint64_t begin = clock_mono_ms();
+    uint32_t delay = transport_drop(f->t, 400);
+    use(f, "echo"); /* the backoff stays */
+    run_until(f, &f->connected, 2);
+    assert_true(clock_mono_ms() - begin >= delay);
+    assert_int_equal(transport_set_url(f->t, HOST "echo", "/nonexistent-ca"), 0);
+    run_until(f, &f->connected, 3); /* another file is another connection */
+    assert_int_equal(transport_set_url(f->t, NULL, NULL), 0);
+    use(f, "echo");
+    run_until(f, &f->connected, 4);
+}
+
 static void kills_a_link_that_will_not_close(void **state)
 {
     struct fixture *f = *state;
@@ -556,6 +575,7 @@ int main(void)
             T(restarts_by_itself),
             T(backs_off_within_bounds),
             T(waits_as_long_as_it_says),
+            T(the_same_url_changes_nothing),
             T(kills_a_link_that_will_not_close),
             T(stops_without_url),
             T(refuses_bad_urls),

@@ -330,9 +330,9 @@ static int subscribe(struct cli *c, const struct listen_args *a)
         if (!text)
             return fail(c, EX_OSERR, "no memory");
         o.types = types;
+        /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): CLEANUP_TEXT frees text */
         o.n_types = split_types(text, types);
         if (o.n_types == 0)
-            /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): CLEANUP_TEXT frees text */
             return args_error(c, "--types takes names of events, such as message,message_ack");
     }
     r = e2eectl_subscribe(c->h, &o, NULL, NULL);

@@ -51,7 +51,8 @@ int cli_connect(struct cli *c)
     if (r)
         return fail(
                 c, exit_of(r), "cannot connect to %s: %s", path ? path : "the daemon", e2eectl_error_text(r));
-    e2eectl_set_timeout(c->h, cli_timeout(c)); /* NOLINT(clang-analyzer-unix.Malloc): CLEANUP_TEXT frees path */
+    /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): CLEANUP_TEXT frees path */
+    e2eectl_set_timeout(c->h, cli_timeout(c));
     return 0;
 }
 

@@ -41,6 +41,7 @@ static const char schema[] =
         "PRAGMA application_id=1697801586;"
         "PRAGMA user_version=1;";
 
+/* NOLINTBEGIN(bugprone-suspicious-missing-comma): before a designator a missing comma is an error */
 static const char *const text[SQL_STMTS] = {
         [SQL_BEGIN_READ] = "BEGIN",
         [SQL_BEGIN_WRITE] = "BEGIN IMMEDIATE",
@@ -55,8 +56,8 @@ static const char *const text[SQL_STMTS] = {
         [SQL_ENTRY_HASH] = "SELECT hash FROM entry WHERE account=?1 AND n=?2",
         [SQL_ENTRY_ADD] = "INSERT INTO entry VALUES(?1, ?2, ?3, ?4)",
         [SQL_ENTRY_CHAIN] =
-                ("SELECT entry FROM (SELECT n, entry FROM entry WHERE account=?1 ORDER BY n DESC LIMIT ?2)"
-                 " ORDER BY n"),
+                "SELECT entry FROM (SELECT n, entry FROM entry WHERE account=?1 ORDER BY n DESC LIMIT ?2)"
+                " ORDER BY n",
         [SQL_ENTRY_PRUNE] = "DELETE FROM entry WHERE account=?1 AND n<=?2",
         [SQL_DEVICE_FIND] = "SELECT dev, account, dsk, rak FROM device WHERE address=?1",
         [SQL_DEVICE_PUT] = "INSERT INTO device(account, address, dsk, rak) VALUES(?1, ?2, ?3, ?4)"
@@ -95,6 +96,7 @@ static const char *const text[SQL_STMTS] = {
         [SQL_SEEN_WALK] =
                 "SELECT dev, id, seq, expires FROM seen WHERE (dev, id)>(?1, ?2) ORDER BY dev, id LIMIT ?3",
 };
+/* NOLINTEND(bugprone-suspicious-missing-comma) */
 
 sqlite3_stmt *sql_use(struct sql *q, enum sql_stmt which)
 {
