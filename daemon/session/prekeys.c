@@ -12,8 +12,9 @@
 #define MAX_ONE_TIME_FREE 300u /* from here on one batch an hour */
 #define BATCH_EVERY_MS HOUR_MS
 #define ONE_TIME_REPLACE_MS (30 * DAY_MS)
-#define ONE_TIME_KEEP_MS (62 * DAY_MS) /* as long at the relay, and as long again in an envelope under way   \
-                                        */
+#define ONE_TIME_KEEP_MS                                                                                     \
+    (62 * DAY_MS) /* as long at the relay, and as long again in an envelope under way                        \
+                   */
 
 static const char record_key[] = "signed prekey"; /* in MAP_META: id, made, what the relay shows */
 

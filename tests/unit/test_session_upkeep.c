@@ -1,5 +1,5 @@
-/* What is done from time to time: old records are swept as fast as they come, held envelopes are bounded, asked about
- * in turn and dropped in the end. */
+/* What is done from time to time: old records are swept as fast as they come, held envelopes are bounded,
+ * asked about in turn and dropped in the end. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <sodium.h>
