@@ -29,6 +29,8 @@ static void start_closing(struct link *l)
 static void want_ping(lws_sorted_usec_list_t *sul)
 {
     struct link *l = LINK_OF(sul, ping_timer);
+    if (!l->ws)
+        return;
     l->ping_wanted = true;
     (void)lws_callback_on_writable(l->ws);
     lws_sul_schedule(l->context, 0, sul, want_ping, (lws_usec_t)l->options->ping_interval_ms * MS_US);

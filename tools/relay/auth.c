@@ -166,8 +166,11 @@ static void become_ready(struct conn *c, uint32_t ref, const struct store_open_d
     c->device = d;
     d->conn = c;
     welcome(c, ref, r);
+    d->pinned++;
     mailbox_open(c, r);
     presence_changed(d);
+    d->pinned--;
+    hub_release_device(c->hub, d);
 }
 
 struct auth_req {
@@ -204,7 +207,7 @@ void auth_message(struct conn *c, uint32_t ref, struct cursor *fields)
     struct relay_auth m;
     struct auth_req *a;
     enum relay_error error;
-    uint8_t key[UID_LEN + 4];
+    uint8_t key[UID_LEN + 4 + sizeof(m.rak)];
 
     if (relay_get_auth(fields, &m) != WIRE_OK) {
         conn_fail(c, ref, RELAY_ERR_BAD_MESSAGE, 0, "malformed AUTH");
@@ -217,8 +220,13 @@ void auth_message(struct conn *c, uint32_t ref, struct cursor *fields)
     }
     memcpy(key, m.who.uid, UID_LEN);
     memcpy(key + UID_LEN, &m.who.device, 4);
-    if (conn_limited(c, ref, LIMIT_CONNECT, key, sizeof(key)))
+    /* The key is not compared with the account's yet: somebody else's attempts must not count against its
+     * owner. */
+    memcpy(key + UID_LEN + 4, m.rak, sizeof(m.rak));
+    if (conn_limited(c, ref, LIMIT_CONNECT, key, sizeof(key))) {
+        conn_close(c, CLOSE_POLICY);
         return;
+    }
     a = store_req_new(STORE_OP_OPEN, sizeof(*a), on_opened, c);
     if (!a) {
         conn_store_failed(c, ref, STORE_RETRY);

@@ -6,7 +6,6 @@
 #define MIN_BUCKETS 256u
 #define LIMIT_KEYS 65536u
 #define CLOSE_GOING_AWAY 1001
-#define CLOSE_POLICY 1008
 
 void hub_default_limits(struct limit limit[HUB_LIMITS])
 {
@@ -124,7 +123,7 @@ void hub_release_device(struct hub *h, struct device *d)
 {
     struct device **at;
 
-    if (!d || d->conn || d->inflight || d->watchers)
+    if (!d || d->conn || d->inflight || d->watchers || d->pinned)
         return;
     for (at = chain_of(h, &d->address); *at != d; at = &(*at)->next)
         continue;
@@ -256,8 +255,9 @@ static void leave_paused(struct conn *c)
 static void detach(struct conn *c)
 {
     leave_paused(c);
-    mailbox_close(c);
+    /* First: a connection may watch its own device. */
     presence_close(c);
+    mailbox_close(c);
 }
 
 void conn_gone(struct conn *c)
@@ -297,6 +297,7 @@ static void queue(struct conn *c, struct buf *message, bool delivery)
     }
     *o = (struct out){.message = *message, .delivery = delivery};
     *message = (struct buf){.max = message->max};
+    c->out_bytes += o->message.len;
     if (!delivery)
         c->reply_bytes += o->message.len;
     *c->out_tail = o;
@@ -494,6 +495,7 @@ bool conn_pull(struct conn *c, struct buf *ret_message)
     c->out = o->next;
     if (!c->out)
         c->out_tail = &c->out;
+    c->out_bytes -= o->message.len;
     if (!o->delivery)
         c->reply_bytes -= o->message.len;
     *ret_message = o->message;
@@ -505,7 +507,7 @@ bool conn_wants_read(const struct conn *c)
 {
     return c->state != CONN_CLOSING && c->state != CONN_WAITING && !c->paused && !c->hub->draining &&
            c->inflight < CONN_MAX_INFLIGHT && c->inflight_bytes < CONN_MAX_INFLIGHT_BYTES &&
-           c->reply_bytes < CONN_MAX_REPLY_BYTES;
+           c->reply_bytes < CONN_MAX_REPLY_BYTES && c->out_bytes < CONN_MAX_OUT_BYTES;
 }
 
 bool conn_closing(const struct conn *c)

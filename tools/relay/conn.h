@@ -65,6 +65,8 @@ struct conn_info {
 
 #define CONN_AUTH_DEADLINE_MS UINT64_C(15000)
 #define CONN_MAX_REPLY_BYTES (256u * 1024) /* queued replies beyond which nothing is read */
+#define CONN_MAX_OUT_BYTES (1280u * 1024)  /* the window and the replies: the same for all that is queued */
+#define CLOSE_POLICY 1008                  /* WebSocket close code: against the rules of this relay */
 #define CONN_MAX_INFLIGHT 32u              /* requests with the store */
 #define CONN_MAX_INFLIGHT_BYTES (1024u * 1024)
 #define HUB_MAX_INFLIGHT_BYTES (64u * 1024 * 1024) /* of all connections */

@@ -322,8 +322,8 @@ void directory_claim(struct conn *c, uint32_t ref, struct cursor *fields)
     memcpy(pair, c->who.uid, UID_LEN);
     memcpy(pair + UID_LEN, target.uid, UID_LEN);
     memcpy(pair + 2 * (size_t)UID_LEN, &target.device, 4);
-    if (conn_limited(c, ref, LIMIT_CLAIM_TARGET, pair, sizeof(pair)) ||
-            conn_limited(c, ref, LIMIT_CLAIM, c->who.uid, UID_LEN))
+    if (conn_limited(c, ref, LIMIT_CLAIM, c->who.uid, UID_LEN) ||
+            conn_limited(c, ref, LIMIT_CLAIM_TARGET, pair, sizeof(pair)))
         return;
     r = store_req_new(STORE_OP_CLAIM, sizeof(*r), on_claimed, c);
     if (!r) {

@@ -17,6 +17,7 @@ struct device {
     struct device *next; /* in the hash chain */
     struct conn *conn;   /* after WELCOME */
     uint32_t inflight;   /* submissions not delivered to `conn` whose outcome is still open */
+    unsigned pinned;     /* in use by a caller further up, whatever becomes of its connection */
     struct watch *watchers;
 };
 
@@ -74,6 +75,7 @@ struct conn {
     struct device *device;
     struct out *out, **out_tail;
     size_t reply_bytes; /* queued, deliveries excepted */
+    size_t out_bytes;   /* queued in all: acknowledging what one does not read must not make room */
     uint32_t inflight;  /* requests with the store */
     size_t inflight_bytes;
     /* mailbox.c */

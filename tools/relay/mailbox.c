@@ -217,8 +217,10 @@ static void settle(struct hub *h, struct store_envelope *e)
         if (to && e->status == SUBMIT_STORED)
             to->stored_since = true;
     }
+    d->pinned++;
     if (to)
         pump(to);
+    d->pinned--;
     hub_release_device(h, d);
 }
 

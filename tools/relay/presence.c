@@ -114,7 +114,8 @@ void presence_changed(struct device *d)
         w->changed = true;
         if (!w->conn->presence_due) {
             w->conn->presence_due = true;
-            w->conn->wake(w->conn->io);
+            if (w->conn->io)
+                w->conn->wake(w->conn->io);
         }
     }
 }
