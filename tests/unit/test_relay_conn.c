@@ -373,6 +373,23 @@ static void test_presence(void **state)
     conn_gone(a.conn);
 }
 
+/* The end of a connection is news to itself, too, if it watches its own device. */
+static void test_watches_itself(void **state)
+{
+    CLEANUP_BUF struct buf b = {.max = RELAY_MAX_MESSAGE};
+    struct env *e = *state;
+    struct address self;
+    struct peer a;
+
+    connect_empty(e, &a, &e->alice, 1);
+    self = address_of(&e->alice, 1);
+    relay_begin(&b, RELAY_WATCH, 7);
+    relay_add_watch(&b, &self);
+    feed(&a, &b);
+    (void)expect(&a, RELAY_PRESENCE, 7);
+    conn_gone(a.conn);
+}
+
 static void test_unregister(void **state)
 {
     CLEANUP_BUF struct buf b = {.max = RELAY_MAX_MESSAGE}, wrong = {.max = RELAY_MAX_MESSAGE},
@@ -417,6 +434,7 @@ int main(void)
             RELAY_TEST(test_oversized_and_unknown),
             RELAY_TEST(test_register_refused),
             RELAY_TEST(test_presence),
+            RELAY_TEST(test_watches_itself),
             RELAY_TEST(test_unregister),
     };
 
