@@ -80,7 +80,7 @@ static int lookup(struct engine *e, struct request *rq)
 int relay_lookup_name(struct engine *e, const char *name)
 {
     struct request rq = {0};
-    (void)snprintf(rq.name, sizeof(rq.name), "%s", name);
+    memcpy(rq.name, name, strnlen(name, RELAY_MAX_NAME));
     return lookup(e, &rq);
 }
 
@@ -88,7 +88,7 @@ int relay_lookup_stranger(struct engine *e, const uint8_t uid[UID_LEN], const ch
 {
     struct request rq = {.stranger = true};
     memcpy(rq.who.uid, uid, UID_LEN);
-    (void)snprintf(rq.name, sizeof(rq.name), "%s", name);
+    memcpy(rq.name, name, strnlen(name, RELAY_MAX_NAME));
     return lookup(e, &rq);
 }
 
