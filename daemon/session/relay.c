@@ -391,8 +391,9 @@ static enum request_kind kind_of(uint8_t answer)
 
 int relay_answer(struct engine *e, uint8_t type, uint32_t ref, struct cursor *c)
 {
+    const struct request *asked = request_find(e, ref);
     struct request rq = {0};
-    if (!request_find(e, ref))
+    if (!asked)
         return 0; /* an answer after its deadline */
     if (type == RELAY_OK) {
         (void)request_take(e, ref, &rq);
@@ -400,7 +401,7 @@ int relay_answer(struct engine *e, uint8_t type, uint32_t ref, struct cursor *c)
             return account_unregistered(e, rq.ticket);
         return rq.kind == REQ_REGISTER && e->conn == CONN_REGISTERING ? account_authenticate(e) : 0;
     }
-    if (kind_of(type) != request_find(e, ref)->kind)
+    if (kind_of(type) != asked->kind)
         return 1;
     (void)request_take(e, ref, &rq);
     if (rq.kind == REQ_LOOKUP)
