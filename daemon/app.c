@@ -1,6 +1,8 @@
 #include <errno.h>
 #include <event2/event.h>
 #include <limits.h>
+#include <malloc.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/queue.h>
@@ -8,6 +10,7 @@
 
 #include "app.h"
 #include "ipc.h"
+#include "locking.h"
 #include "log.h"
 #include "transport.h"
 
@@ -15,6 +18,7 @@
 #define DRAIN_MS 500u
 #define ROLLBACK_DROP_MS 2000u
 #define MAX_TURN_ROUNDS 8u
+#define STACK_ZERO (256u * 1024u)
 
 /* A call that the engine has not answered yet; its address is the ticket. */
 struct call {
@@ -25,7 +29,8 @@ struct call {
 struct app {
     struct config cfg;
     struct event_base *base;
-    struct store *store;
+    struct locking *locking;
+    struct store *store; /* these three are NULL while the daemon is locked */
     struct engine *engine;
     struct transport *transport;
     struct ipc *ipc;
@@ -33,6 +38,8 @@ struct app {
     struct rng rng;
     TAILQ_HEAD(, call) calls;
     uint64_t checkpoint_ms;
+    uint64_t last_seq; /* when it was locked */
+    bool closing;      /* lock at the end of this turn */
     bool stopping;
     int failed; /* negative errno: this turn will be rolled back */
 };
@@ -158,6 +165,7 @@ static void call_health(struct app *a, struct ipc_request *req)
     mp_put_bool(mp_key(&m, "ok"), r == 0 && link);
     mp_put_bool(mp_key(&m, "store"), r == 0);
     mp_put_bool(mp_key(&m, "link"), link);
+    mp_put_str(mp_key(&m, "key"), locking_source(a->locking));
     mp_put_str(mp_key(&m, "text"), r      ? "the store cannot be written; see the log"
                                    : link ? "all is well"
                                           : "no connection to the relay");
@@ -245,6 +253,8 @@ static void on_call(
         void *ctx, struct ipc_request *req, const struct api_method *method, const struct mp_value *params)
 {
     struct app *a = ctx;
+    if (locking_call(a->locking, req, method, params, a->engine != NULL))
+        return;
     if (a->failed)
         ipc_fail(req, API_STORAGE, 1000, "the daemon is recovering from a fault; try again");
     else if (!strcmp(method->name, "health"))
@@ -262,6 +272,10 @@ static int on_read_events(
         void *ctx, uint64_t after, uint64_t types, ipc_event_sink sink, void *sink_ctx, uint64_t *ret_next)
 {
     struct app *a = ctx;
+    if (!a->engine) {
+        *ret_next = after;
+        return 0;
+    }
     return a->failed ? a->failed : engine_read_events(a->engine, after, types, sink, sink_ctx, ret_next);
 }
 
@@ -422,9 +436,92 @@ static int turn_once(struct app *a, size_t *ret_effects)
     return 0;
 }
 
+/* --- locked and open --- */
+
+/* In a build tree the link lies beside the daemon. */
+static void own_directory(char ret[CONFIG_MAX_PATH])
+{
+    ssize_t n = readlink("/proc/self/exe", ret, CONFIG_MAX_PATH - 1);
+    char *slash;
+    ret[n > 0 ? n : 0] = 0;
+    slash = strrchr(ret, '/');
+    if (slash)
+        *slash = 0;
+}
+
+static int open_state(struct app *a)
+{
+    char dir[CONFIG_MAX_PATH];
+    int r = engine_start(a);
+    own_directory(dir);
+    if (r == 0)
+        r = transport_new(a->base, a->cfg.link_dir[0] ? a->cfg.link_dir : dir, NULL, &transport_callbacks, a,
+                a->rng, &a->transport);
+    return r;
+}
+
+static void close_state(struct app *a)
+{
+    transport_free(a->transport);
+    engine_free(a->engine);
+    store_close(a->store);
+    a->transport = NULL;
+    a->engine = NULL;
+    a->store = NULL;
+}
+
+static int on_open(void *ctx, struct store *store)
+{
+    struct app *a = ctx;
+    int r;
+    a->store = store;
+    r = open_state(a);
+    if (r < 0) {
+        a->store = NULL;
+        close_state(a);
+    }
+    return r;
+}
+
+static void on_close(void *ctx)
+{
+    struct app *a = ctx;
+    a->closing = true;
+}
+
+static const struct locking_callbacks locking_callbacks = {.open = on_open, .close = on_close};
+
+static void fail_calls(struct app *a, enum api_error error, const char *text)
+{
+    struct call *c;
+    while ((c = TAILQ_FIRST(&a->calls))) {
+        /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): the analyzer does not see through TAILQ_REMOVE() */
+        struct ipc_request *req = c->req;
+        call_end(a, c);
+        ipc_fail(req, error, 1000, "%s", text);
+    }
+}
+
+/* The answer to lock goes out when all is gone. */
+static void lock(struct app *a)
+{
+    a->closing = false;
+    if (a->engine) {
+        a->last_seq = engine_last_seq(a->engine);
+        fail_calls(a, API_LOCKED, "the daemon was locked meanwhile");
+        (void)!store_checkpoint(a->store);
+        (void)event_del(a->timer);
+        close_state(a);
+    }
+    locking_closed(a->locking);
+    ipc_end_streams(a->ipc, API_LOCKED, LOCKING_TEXT, DRAIN_MS);
+    (void)malloc_trim(0);
+    sodium_stackzero(STACK_ZERO);
+}
+
 static int turn_end(struct app *a)
 {
-    for (unsigned i = 0; i < MAX_TURN_ROUNDS; i++) {
+    for (unsigned i = 0; a->engine && i < MAX_TURN_ROUNDS; i++) {
         size_t effects = 0;
         int r = turn_once(a, &effects);
         if (r < 0)
@@ -432,7 +529,9 @@ static int turn_end(struct app *a)
         if (!effects && !a->failed && !store_dirty(a->store))
             break;
     }
-    ipc_commit(a->ipc, engine_last_seq(a->engine));
+    if (a->closing)
+        lock(a);
+    ipc_commit(a->ipc, a->engine ? engine_last_seq(a->engine) : a->last_seq);
     return 0;
 }
 
@@ -449,7 +548,7 @@ static void arm_timer(struct app *a)
 static void checkpoint(struct app *a)
 {
     uint64_t now = clock_mono_ms();
-    if (now - a->checkpoint_ms < CHECKPOINT_MS)
+    if (!a->store || now - a->checkpoint_ms < CHECKPOINT_MS)
         return;
     a->checkpoint_ms = now;
     if (store_checkpoint(a->store) < 0)
@@ -462,7 +561,8 @@ int app_run(struct app *a)
     int r = turn_end(a);
     (void)sd_notify(0, "READY=1");
     while (r == 0 && !a->stopping) {
-        arm_timer(a);
+        if (a->engine)
+            arm_timer(a);
         if (event_base_loop(a->base, EVLOOP_ONCE) < 0)
             return -EIO;
         r = turn_end(a);
@@ -471,7 +571,8 @@ int app_run(struct app *a)
     (void)sd_notify(0, "STOPPING=1");
     if (r == 0) {
         ipc_drain(a->ipc, DRAIN_MS);
-        (void)!store_checkpoint(a->store);
+        if (a->store)
+            (void)!store_checkpoint(a->store);
     }
     return r;
 }
@@ -483,25 +584,9 @@ void app_stop(struct app *a)
 
 /* --- life --- */
 
-/* In a build tree the link lies beside the daemon. */
-static void own_directory(char ret[CONFIG_MAX_PATH])
-{
-    ssize_t n = readlink("/proc/self/exe", ret, CONFIG_MAX_PATH - 1);
-    char *slash;
-    ret[n > 0 ? n : 0] = 0;
-    slash = strrchr(ret, '/');
-    if (slash)
-        *slash = 0;
-}
-
 static int start(struct app *a, int listen_fd)
 {
-    char dir[CONFIG_MAX_PATH];
-    int r = engine_start(a);
-    own_directory(dir);
-    if (r == 0)
-        r = transport_new(a->base, a->cfg.link_dir[0] ? a->cfg.link_dir : dir, NULL, &transport_callbacks, a,
-                a->rng, &a->transport);
+    int r = a->store ? open_state(a) : 0;
     if (r == 0)
         r = ipc_new(
                 a->base, a->cfg.socket, listen_fd, a->cfg.uids, a->cfg.n_uids, &ipc_callbacks, a, &a->ipc);
@@ -513,8 +598,8 @@ static int start(struct app *a, int listen_fd)
     return r;
 }
 
-int app_new(struct event_base *base, const struct config *c, struct store *store, int listen_fd,
-        struct app **ret_app)
+int app_new(struct event_base *base, const struct config *c, struct store *store, struct vault *vault,
+        int listen_fd, struct app **ret_app)
 {
     struct app *a = calloc(1, sizeof(*a));
     int r;
@@ -526,7 +611,9 @@ int app_new(struct event_base *base, const struct config *c, struct store *store
     a->checkpoint_ms = clock_mono_ms();
     TAILQ_INIT(&a->calls);
     a->store = store;
-    r = start(a, listen_fd);
+    r = locking_new(&a->cfg, vault, &locking_callbacks, a, &a->locking);
+    if (r == 0)
+        r = start(a, listen_fd);
     if (r < 0) {
         a->store = NULL;
         app_free(a);
@@ -538,17 +625,12 @@ int app_new(struct event_base *base, const struct config *c, struct store *store
 
 void app_free(struct app *a)
 {
-    struct call *c;
     if (!a)
         return;
-    while ((c = TAILQ_FIRST(&a->calls))) {
-        /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): the analyzer does not see through TAILQ_REMOVE() */
-        struct ipc_request *req = c->req;
-        call_end(a, c);
-        ipc_fail(req, API_SHUTTING_DOWN, 1000, "the daemon stops");
-    }
-    if (a->ipc && a->engine)
-        ipc_commit(a->ipc, engine_last_seq(a->engine));
+    fail_calls(a, API_SHUTTING_DOWN, "the daemon stops");
+    locking_free(a->locking);
+    if (a->ipc)
+        ipc_commit(a->ipc, a->engine ? engine_last_seq(a->engine) : a->last_seq);
     transport_free(a->transport);
     ipc_free(a->ipc);
     if (a->timer)

@@ -6,6 +6,7 @@
 
 #include "config.h"
 #include "log.h"
+#include "passfile.h"
 
 static int path_join(char *ret, size_t size, const char *dir, const char *rest)
 {
@@ -51,8 +52,9 @@ static int account_paths(struct config *c, char ret_text[CONFIG_TEXT])
 int config_defaults(struct config *c, const char *account, char ret_text[CONFIG_TEXT])
 {
     const char *socket = getenv("E2EED_SOCKET");
-    *c = (struct config){
-            .log_level = LOG_LEVEL_INFO, .engine = {.strangers = STRANGERS_ACCEPT, .receipts = true}};
+    *c = (struct config){.log_level = LOG_LEVEL_INFO,
+            .passphrase_memory_kib = PASSFILE_MEMORY_KIB,
+            .engine = {.strangers = STRANGERS_ACCEPT, .receipts = true}};
     if (!user_name_ok(account, strlen(account))) {
         (void)snprintf(ret_text, CONFIG_TEXT,
                 "'%.64s' is no account name: 1 to 64 characters of a-z 0-9 . _ -", account);
@@ -142,6 +144,31 @@ static bool set_log(struct config *c, const char *value)
     return false;
 }
 
+/* "auto", "file", or "credential:NAME". */
+static bool set_key(struct config *c, const char *value)
+{
+    static const char prefix[] = "credential:";
+    const char *name = value + sizeof(prefix) - 1;
+    bool named = strncmp(value, prefix, sizeof(prefix) - 1) == 0;
+
+    c->key_from_file = strcmp(value, "file") == 0;
+    c->credential[0] = 0;
+    if (!named)
+        return c->key_from_file || strcmp(value, "auto") == 0;
+    return name[0] && name[0] != '.' && !strchr(name, '/') &&
+           set_text(c->credential, sizeof(c->credential), name);
+}
+
+static bool set_memory(struct config *c, const char *value)
+{
+    uint64_t mib;
+
+    if (!set_number(&mib, value, PASSFILE_MAX_MEMORY_KIB / 1024) || mib < PASSFILE_MIN_MEMORY_KIB / 1024)
+        return false;
+    c->passphrase_memory_kib = (uint32_t)mib * 1024;
+    return true;
+}
+
 static int setting(void *user, const char *section, const char *name, const char *value)
 {
     struct reading *rd = user;
@@ -178,6 +205,14 @@ static int setting(void *user, const char *section, const char *name, const char
         return set_text(c->key_file, sizeof(c->key_file), value)
                        ? 1
                        : bad(rd, section, name, value, "too long a path");
+    if (IS("storage", "key"))
+        return set_key(c, value) ? 1
+                                 : bad(rd, section, name, value,
+                                           "allowed: auto, file, or credential:NAME with a name of at most "
+                                           "64 characters, "
+                                           "no slash, no dot in front");
+    if (IS("storage", "passphrase_memory"))
+        return set_memory(c, value) ? 1 : bad(rd, section, name, value, "allowed: 8 to 512 (MiB)");
     if (IS("daemon", "link_directory"))
         return set_text(c->link_dir, sizeof(c->link_dir), value)
                        ? 1
@@ -190,7 +225,7 @@ static int setting(void *user, const char *section, const char *name, const char
     return bad(rd, section, name, value,
             "unknown setting; allowed: [account] strangers receipts, [relay] require_tls ca_file, [events] "
             "keep, [local] socket allow_uid, "
-            "[storage] directory key_file, [daemon] link_directory log");
+            "[storage] directory key_file key passphrase_memory, [daemon] link_directory log");
 }
 
 int config_read(struct config *c, char ret_text[CONFIG_TEXT])

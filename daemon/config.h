@@ -15,6 +15,9 @@ struct config {
     char socket[CONFIG_MAX_PATH];
     char state_dir[CONFIG_MAX_PATH];
     char key_file[CONFIG_MAX_PATH];
+    char credential[65];            /* "": only one that is there without being asked for */
+    bool key_from_file;             /* no credential at all */
+    uint32_t passphrase_memory_kib; /* what deriving a key from a new passphrase takes */
     char ca_file[CONFIG_MAX_PATH];  /* "": the system's authorities */
     char link_dir[CONFIG_MAX_PATH]; /* "": beside the program, then the installed place */
     struct engine_config engine;

@@ -14,6 +14,7 @@
 #include "api.h"
 #include "app.h"
 #include "log.h"
+#include "vault.h"
 
 static const char usage[] =
         "Usage: e2eed [--account NAME] [--config FILE]\n"
@@ -29,8 +30,11 @@ static const char usage[] =
         "  --version, --help\n"
         "\n"
         "Socket: $E2EED_SOCKET, else $XDG_RUNTIME_DIR/e2eed/NAME.sock\n"
-        "State:  $XDG_STATE_HOME/e2eed/NAME (else ~/.local/state/e2eed/NAME); its key in storage.key there, "
-        "mode 0600\n"
+        "State:  $XDG_STATE_HOME/e2eed/NAME (else ~/.local/state/e2eed/NAME)\n"
+        "Its key: the systemd credential e2eed.storage-key, else storage.pass in the state directory (locked "
+        "until "
+        "'e2eectl unlock'),\n"
+        "        else storage.key there, mode 0600\n"
         "Exit status: 0 stopped, 64 usage, 65 damaged state, 69 already running, 70 fault, 73 no socket, 74 "
         "disk, 77 key refused, 78 configuration\n";
 
@@ -149,25 +153,54 @@ static int store_status(int r, const char *text, const struct config *c)
     }
 }
 
-static int open_store(const struct config *c, struct store **ret_store)
+static int key_status(int r, const struct vault *v)
 {
-    uint8_t *key = sodium_malloc(STORE_KEY_LEN);
+    bool credential = vault_source(v) == VAULT_CREDENTIAL;
+    (void)fprintf(stderr, "e2eed: storage key %s: %s%s\n", vault_path(v), strerror(-r),
+            r == -EPERM && credential ? " (file and directory must be ours or root's, and closed to others)"
+            : r == -EPERM             ? " (it must be ours alone: chmod 600)"
+            : r == -ENOENT            ? " (does the unit have LoadCredential= for it?)"
+            : r == -EINVAL            ? " (it must hold 32 random bytes or 64 hexadecimal digits)"
+                                      : "");
+    return r == -EPERM || r == -EACCES ? EX_NOPERM : EX_IOERR;
+}
+
+/* What is wrong with a passphrase file that cannot be used. */
+static int vault_status(int r, const struct config *c)
+{
+    (void)fprintf(stderr, "e2eed: %s/storage.pass: %s\n", c->state_dir,
+            r == PASSFILE_DAMAGED ? "it is damaged, so that no passphrase opens it: restore it from a backup"
+            : r == PASSFILE_NEWER ? "a newer e2eed wrote it: run that one"
+            : r == -EPERM         ? "it must be ours alone: chmod 600"
+                                  : strerror(-r));
+    return r == PASSFILE_DAMAGED         ? EX_DATAERR
+           : r == PASSFILE_NEWER         ? EX_CONFIG
+           : r == -EPERM || r == -EACCES ? EX_NOPERM
+                                         : EX_IOERR;
+}
+
+/* *ret_store stays NULL where a passphrase is needed first. */
+static int open_store(const struct config *c, struct vault *v, struct store **ret_store)
+{
+    uint8_t *key;
     const char *text = "";
     int r;
+    if (vault_source(v) == VAULT_PASSPHRASE) {
+        log_notice("locked", "the daemon is locked: e2eectl unlock opens it");
+        (void)sd_notify(0, "STATUS=locked: e2eectl unlock opens it");
+        return EX_OK;
+    }
+    key = sodium_malloc(STORE_KEY_LEN);
     if (!key)
         return EX_OSERR;
-    r = store_make_dir(c->state_dir);
-    if (r == 0)
-        r = store_key_file(c->key_file, true, key);
+    r = vault_key(v, true, key);
     if (r < 0) {
-        (void)fprintf(stderr, "e2eed: storage key %s: %s%s\n", c->key_file, strerror(-r),
-                r == -EPERM    ? " (it must be ours alone: chmod 600)"
-                : r == -EINVAL ? " (it must hold 32 random bytes or 64 hexadecimal digits)"
-                               : "");
         sodium_free(key);
-        return r == -EPERM || r == -EACCES ? EX_NOPERM : EX_IOERR;
+        return key_status(r, v);
     }
     r = store_open(c->state_dir, key, ret_store, &text);
+    if (r == 0)
+        vault_opened(v, key);
     sodium_free(key);
     return r ? store_status(r, text, c) : EX_OK;
 }
@@ -193,12 +226,12 @@ static int app_status(int r, const struct config *c)
     return r == -EADDRINUSE ? EX_UNAVAILABLE : r == -EBADMSG ? EX_DATAERR : EX_CANTCREAT;
 }
 
-static int serve(struct event_base *base, const struct config *c, struct store *store)
+static int serve(struct event_base *base, const struct config *c, struct store *store, struct vault *v)
 {
     struct event *term, *intr;
     struct app *app;
     int fd = sd_listen_fds(1) > 0 ? SD_LISTEN_FDS_START : -1;
-    int r = app_new(base, c, store, fd, &app);
+    int r = app_new(base, c, store, v, fd, &app);
     if (r < 0) {
         store_close(store);
         return app_status(r, c);
@@ -224,9 +257,10 @@ int main(int argc, char **argv)
 {
     struct arguments args = {0};
     struct config c;
-    struct store *store;
+    struct store *store = NULL;
+    struct vault *vault;
     struct event_base *base;
-    int status = parse(argc, argv, &args);
+    int r, status = parse(argc, argv, &args);
     if (status >= 0)
         return status;
     harden();
@@ -237,15 +271,18 @@ int main(int argc, char **argv)
     if (status)
         return status;
     log_init("e2eed", (enum log_level)c.log_level);
-    status = open_store(&c, &store);
-    if (status)
-        return status;
     base = event_base_new();
-    if (!base) {
-        store_close(store);
+    if (!base)
         return EX_OSERR;
+    r = vault_new(base, &c, &vault);
+    if (r) {
+        event_base_free(base);
+        return vault_status(r, &c);
     }
-    status = serve(base, &c, store);
+    status = open_store(&c, vault, &store);
+    if (!status)
+        status = serve(base, &c, store, vault);
+    vault_free(vault);
     event_base_free(base);
     return status;
 }

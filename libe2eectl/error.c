@@ -38,6 +38,8 @@ SAME_CODE(DISK_FULL);
 SAME_CODE(FORBIDDEN);
 SAME_CODE(SHUTTING_DOWN);
 SAME_CODE(INTERNAL);
+SAME_CODE(LOCKED);
+SAME_CODE(WRONG_PASSPHRASE);
 static_assert(E2EECTL_MAX_BODY == API_MAX_PAYLOAD, "the API's limits are the library's");
 static_assert(E2EECTL_MAX_MESSAGE == RPC_MAX_MESSAGE, "the API's limits are the library's");
 static_assert(E2EECTL_ID_SIZE > API_MAX_NAME, "the API's limits are the library's");

@@ -166,7 +166,7 @@ static void drop_input(struct buf *b, size_t n)
 {
     if (n > 0 && n < b->len)
         memmove(b->data, b->data + n, b->len - n);
-    b->len -= n;
+    buf_truncate(b, b->len - n);
     if (b->len == 0 && b->cap > IPC_KEEP_BUFFER)
         buf_done(b);
 }

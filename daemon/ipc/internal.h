@@ -165,6 +165,8 @@ void request_malformed(struct ipc_client *c, const void *p, size_t n, const char
 void request_answer(struct ipc_client *c, uint32_t msgid, const struct buf *result);
 void request_refuse(struct ipc_client *c, uint32_t msgid, enum api_error error, uint32_t retry_after_ms,
         const char *text);
+/* The notification "error", for what no request is to blame for. */
+void request_notify_error(struct ipc_client *c, enum api_error error, const char *text);
 /* One error in the shape that the client asked for. */
 void error_put(struct buf *b, enum error_shape shape, enum api_error error, uint32_t retry_after_ms,
         const char *text);

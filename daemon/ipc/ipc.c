@@ -200,3 +200,33 @@ void ipc_drain(struct ipc *ipc, uint32_t timeout_ms)
     ipc_leave(ipc);
     free(p);
 }
+
+static void close_unsent(struct ipc *ipc)
+{
+    struct ipc_client *c, *next;
+
+    for (c = TAILQ_FIRST(&ipc->clients); c; c = next) {
+        next = TAILQ_NEXT(c, link);
+        if (client_queued(c) > 0)
+            client_close(c);
+    }
+}
+
+void ipc_end_streams(struct ipc *ipc, enum api_error error, const char *text, uint32_t timeout_ms)
+{
+    struct ipc_client *c, *next;
+
+    ipc_enter(ipc);
+    release_held(ipc, API_OK, NULL);
+    for (c = TAILQ_FIRST(&ipc->clients); c; c = next) {
+        next = TAILQ_NEXT(c, link);
+        if (!c->subscription.active)
+            continue;
+        request_notify_error(c, error, text);
+        client_end(c);
+        client_settle(c);
+    }
+    ipc_drain(ipc, timeout_ms);
+    close_unsent(ipc);
+    ipc_leave(ipc);
+}

@@ -38,7 +38,7 @@ struct buf *output_buf(struct ipc_client *c, size_t n)
 
     if (c->out_at > 0 && c->out.len + n > c->out.cap && c->out_at >= waiting) {
         memmove(c->out.data, c->out.data + c->out_at, waiting);
-        c->out.len = waiting;
+        buf_truncate(&c->out, waiting);
         c->out_at = 0;
     }
     return &c->out;

@@ -161,23 +161,27 @@ static bool salvage_msgid(const void *p, size_t n, enum rpc_framing framing, uin
     return true;
 }
 
-void request_malformed(struct ipc_client *c, const void *p, size_t n, const char *why)
+void request_notify_error(struct ipc_client *c, enum api_error error, const char *text)
 {
     CLEANUP_BUF struct buf value = {0};
-    uint32_t msgid;
-    struct buf *out;
+    struct buf *out = output_buf(c, IPC_MAX_ERROR_TEXT);
 
     buf_init(&value, 2 * IPC_MAX_ERROR_TEXT);
+    error_put(&value, c->errors, error, 0, text);
+    rpc_put_notify(out, c->framing, "error", value.data, value.len);
+    c->broken = c->broken || buf_status(&value) || buf_status(out);
+}
+
+void request_malformed(struct ipc_client *c, const void *p, size_t n, const char *why)
+{
+    uint32_t msgid;
+
     if (c->framing == RPC_FRAMING_UNKNOWN)
         c->framing = RPC_FRAMING_PLAIN;
-    if (salvage_msgid(p, n, c->framing, &msgid)) {
+    if (salvage_msgid(p, n, c->framing, &msgid))
         request_refuse(c, msgid, API_PARSE_ERROR, 0, why);
-    } else {
-        error_put(&value, c->errors, API_PARSE_ERROR, 0, why);
-        out = output_buf(c, IPC_MAX_ERROR_TEXT);
-        rpc_put_notify(out, c->framing, "error", value.data, value.len);
-        c->broken = c->broken || buf_status(&value) || buf_status(out);
-    }
+    else
+        request_notify_error(c, API_PARSE_ERROR, why);
     client_end(c);
 }
 

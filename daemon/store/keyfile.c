@@ -6,14 +6,14 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "keyfile.h"
 #include "store.h"
 
 #define HEX_LEN (2u * STORE_KEY_LEN)
 /* One byte more than the longest form, so that a longer file shows. */
 #define READ_MAX (HEX_LEN + 2u)
 
-/* Up to max bytes until the end of the file; their number or -errno. */
-static ssize_t read_all(int fd, uint8_t *out, size_t max)
+ssize_t keyfile_read_all(int fd, uint8_t *out, size_t max)
 {
     size_t n = 0;
 
@@ -30,7 +30,7 @@ static ssize_t read_all(int fd, uint8_t *out, size_t max)
     return (ssize_t)n;
 }
 
-static int write_all(int fd, const uint8_t *p, size_t n)
+int keyfile_write_all(int fd, const uint8_t *p, size_t n)
 {
     while (n > 0) {
         ssize_t put = write(fd, p, n);
@@ -62,7 +62,7 @@ static int parse_key(const uint8_t *text, size_t n, uint8_t key[STORE_KEY_LEN])
     return sodium_is_zero(key, STORE_KEY_LEN) ? -EINVAL : 0;
 }
 
-static int check_file(int fd)
+int keyfile_check(int fd)
 {
     struct stat st;
 
@@ -73,7 +73,7 @@ static int check_file(int fd)
     return st.st_uid == geteuid() && (st.st_mode & 0177) == 0 ? 0 : -EPERM;
 }
 
-static int read_key(const char *path, uint8_t *ret_key)
+static int read_key(const char *path, int (*check)(int fd), uint8_t *ret_key)
 {
     CLEANUP_FD int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     uint8_t text[READ_MAX];
@@ -83,10 +83,10 @@ static int read_key(const char *path, uint8_t *ret_key)
 
     if (fd < 0)
         return -errno;
-    r = check_file(fd);
+    r = check(fd);
     if (r != 0)
         return r;
-    n = read_all(fd, text, sizeof(text));
+    n = keyfile_read_all(fd, text, sizeof(text));
     r = n < 0 ? (int)n : parse_key(text, (size_t)n, key);
     if (r == 0)
         memcpy(ret_key, key, STORE_KEY_LEN);
@@ -95,7 +95,7 @@ static int read_key(const char *path, uint8_t *ret_key)
     return r;
 }
 
-static int sync_directory(const char *path)
+int keyfile_sync_directory(const char *path)
 {
     char dir[PATH_MAX];
     const char *slash = strrchr(path, '/');
@@ -112,17 +112,14 @@ static int sync_directory(const char *path)
     return fsync(fd) == 0 ? 0 : -errno;
 }
 
-static int write_new(const char *path)
+static int write_new(const char *path, const uint8_t key[STORE_KEY_LEN])
 {
     CLEANUP_FD int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    uint8_t key[STORE_KEY_LEN];
     int r;
 
     if (fd < 0)
         return -errno;
-    randombytes_buf(key, sizeof(key));
-    r = write_all(fd, key, sizeof(key));
-    sodium_memzero(key, sizeof(key));
+    r = keyfile_write_all(fd, key, STORE_KEY_LEN);
     if (r == 0 && fsync(fd) != 0)
         r = -errno;
     return r;
@@ -140,7 +137,7 @@ static int publish(const char *temporary, const char *path)
                                                                                                     : -errno;
 }
 
-static int create_key(const char *path)
+static int create_key(const char *path, const uint8_t key[STORE_KEY_LEN])
 {
     char temporary[PATH_MAX];
     int n = snprintf(
@@ -149,22 +146,130 @@ static int create_key(const char *path)
 
     if (n < 0 || (size_t)n >= sizeof(temporary))
         return -ENAMETOOLONG;
-    r = write_new(temporary);
+    r = write_new(temporary, key);
     if (r == 0)
         r = publish(temporary, path);
     if (r != -EEXIST)
         (void)unlink(temporary);
-    return r == 0 ? sync_directory(path) : r;
+    return r == 0 ? keyfile_sync_directory(path) : r;
 }
 
 int store_key_file(const char *path, bool create, uint8_t ret_key[STORE_KEY_LEN])
 {
-    int r = read_key(path, ret_key);
+    uint8_t key[STORE_KEY_LEN];
+    int r = read_key(path, keyfile_check, ret_key);
 
     if (r != -ENOENT || !create)
         return r;
     if (sodium_init() < 0)
         return -EIO;
-    r = create_key(path);
-    return r == 0 ? read_key(path, ret_key) : r;
+    randombytes_buf(key, sizeof(key));
+    r = create_key(path, key);
+    sodium_memzero(key, sizeof(key));
+    return r == 0 ? read_key(path, keyfile_check, ret_key) : r;
+}
+
+/* The service manager gives root's files to another user by an ACL, whose mask shows in the group's bits. */
+static int check_credential(int fd)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) != 0)
+        return -errno;
+    if (!S_ISREG(st.st_mode))
+        return -EINVAL;
+    return (st.st_uid == geteuid() || st.st_uid == 0) && (st.st_mode & 0137) == 0 ? 0 : -EPERM;
+}
+
+static int check_credential_directory(const char *dir)
+{
+    struct stat st;
+
+    if (stat(dir, &st) != 0)
+        return -errno;
+    if (!S_ISDIR(st.st_mode))
+        return -ENOTDIR;
+    return (st.st_uid == geteuid() || st.st_uid == 0) && (st.st_mode & 0027) == 0 ? 0 : -EPERM;
+}
+
+int store_key_credential(const char *dir, const char *name, uint8_t ret_key[STORE_KEY_LEN])
+{
+    char path[PATH_MAX];
+    int n = snprintf(path, sizeof(path), "%s/%s", dir, name);
+    int r;
+
+    if (!name[0] || name[0] == '.' || strchr(name, '/'))
+        return -EINVAL;
+    if (n < 0 || (size_t)n >= sizeof(path))
+        return -ENAMETOOLONG;
+    r = check_credential_directory(dir);
+    return r == 0 ? read_key(path, check_credential, ret_key) : r;
+}
+
+int keyfile_overwrite(int fd, size_t n)
+{
+    static const uint8_t zeros[READ_MAX];
+    int r = 0;
+
+    if (lseek(fd, 0, SEEK_SET) != 0)
+        return -errno;
+    while (n > 0 && r == 0) {
+        size_t some = n < sizeof(zeros) ? n : sizeof(zeros);
+        r = keyfile_write_all(fd, zeros, some);
+        n -= some;
+    }
+    if (r == 0 && fsync(fd) != 0)
+        r = -errno;
+    return r;
+}
+
+/* STORE_WRONG_KEY unless the file holds key, or the zeros of a removal that was cut short. */
+static int check_held(int fd, const uint8_t key[STORE_KEY_LEN], size_t *ret_n)
+{
+    uint8_t text[READ_MAX], held[STORE_KEY_LEN] = {0};
+    int r = keyfile_check(fd);
+    ssize_t n = r == 0 ? keyfile_read_all(fd, text, sizeof(text)) : r;
+
+    if (n < 0)
+        return (int)n;
+    if (!sodium_is_zero(text, (size_t)n) &&
+            (parse_key(text, (size_t)n, held) != 0 || sodium_memcmp(held, key, STORE_KEY_LEN) != 0))
+        r = STORE_WRONG_KEY;
+    sodium_memzero(text, sizeof(text));
+    sodium_memzero(held, sizeof(held));
+    if (r == 0)
+        *ret_n = (size_t)n;
+    return r;
+}
+
+int store_key_file_remove(const char *path, const uint8_t key[STORE_KEY_LEN])
+{
+    CLEANUP_FD int fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    size_t n = 0;
+    int r;
+
+    if (fd < 0)
+        return errno == ENOENT ? 0 : -errno;
+    r = check_held(fd, key, &n);
+    if (r == 0)
+        r = keyfile_overwrite(fd, n);
+    if (r == 0 && unlink(path) != 0)
+        r = -errno;
+    return r == 0 ? keyfile_sync_directory(path) : r;
+}
+
+int store_key_file_put(const char *path, const uint8_t key[STORE_KEY_LEN])
+{
+    uint8_t held[STORE_KEY_LEN];
+    int r = store_key_file_remove(path, key);
+
+    if (r != 0)
+        return r;
+    r = create_key(path, key);
+    if (r == 0)
+        r = read_key(path, keyfile_check, held);
+    if (r == 0 && sodium_memcmp(held, key, STORE_KEY_LEN) != 0)
+        r = -EIO;
+    sodium_memzero(held, sizeof(held));
+    return r;
 }

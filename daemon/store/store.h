@@ -60,6 +60,21 @@ int store_make_dir(const char *dir) MUST_USE;
  * -ELOOP for a symbolic link, -EINVAL for other contents (also 32 zero bytes), -ENOENT, other negative errno.
  */
 int store_key_file(const char *path, bool create, uint8_t ret_key[STORE_KEY_LEN]) MUST_USE;
+/*
+ * The same from a credential of the service manager: a file of mode 0440 or less in a directory of mode 0750
+ * or less, each ours or root's. name has no slash and does not begin with a dot (-EINVAL).
+ */
+int store_key_credential(const char *dir, const char *name, uint8_t ret_key[STORE_KEY_LEN]) MUST_USE;
+/*
+ * Makes a key file that holds key, durably, read back and compared. A file at path that holds key or only
+ * zeros is replaced. STORE_WRONG_KEY: it holds something else, and stays.
+ */
+int store_key_file_put(const char *path, const uint8_t key[STORE_KEY_LEN]) MUST_USE;
+/*
+ * Overwrites the key file with zeros and removes it, durably. 0 also where there is none; STORE_WRONG_KEY: it
+ * holds neither key nor zeros only, and stays.
+ */
+int store_key_file_remove(const char *path, const uint8_t key[STORE_KEY_LEN]) MUST_USE;
 
 /*
  * Reading and writing. The first write of a turn opens the transaction; reads see it. Where SQLite reports a

@@ -89,7 +89,9 @@ enum e2eectl_error_code {
     E2EECTL_ERR_DISK_FULL = 40,
     E2EECTL_ERR_FORBIDDEN = 41,
     E2EECTL_ERR_SHUTTING_DOWN = 42,
-    E2EECTL_ERR_INTERNAL = 43
+    E2EECTL_ERR_INTERNAL = 43,
+    E2EECTL_ERR_LOCKED = 44,
+    E2EECTL_ERR_WRONG_PASSPHRASE = 45
 };
 
 struct e2eectl;        /* one connection */

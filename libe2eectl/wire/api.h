@@ -13,6 +13,7 @@
 #define API_MAX_NAME 64u       /* user names, caller's ids, consumers */
 #define API_MAX_RELAY_URL 512u
 #define API_MAX_TOKEN 128u
+#define API_MAX_PASSPHRASE 1024u
 #define API_MAX_NUMBER 80u /* a safety number with its separators */
 #define API_MAX_IDS 256u
 #define API_MAX_TYPES 32u
@@ -53,6 +54,8 @@ enum api_error {
     API_FORBIDDEN = 41,
     API_SHUTTING_DOWN = 42,
     API_INTERNAL = 43,
+    API_LOCKED = 44,
+    API_WRONG_PASSPHRASE = 45,
 };
 
 struct api_error_info {

@@ -18,8 +18,10 @@
 #define HAS_OF(name, text, choices) {name, API_STRING, true, 0, V1, text, choices}
 #define MAY(name, type, text) {name, type, false, 0, V1, text, NULL}
 
+static const char *const key_sources[] = {"file", "credential", "passphrase", NULL};
+static const char *const lock_states[] = {"locked", "unlocked", NULL};
 static const char *const error_styles[] = {"array", "map", "string", NULL};
-static const char *const link_states[] = {"none", "offline", "connecting", "online", NULL};
+static const char *const link_states[] = {"none", "offline", "connecting", "online", "locked", NULL};
 static const char *const until_states[] = {"sent", "delivered", "read", NULL};
 static const char *const send_states[] = {"queued", "sent", "delivered", "read", "expired", "failed", NULL};
 static const char *const ack_states[] = {"sent", "delivered", "read", "expired", "failed", NULL};
@@ -51,17 +53,17 @@ static const struct api_field api_info_result[] = {
 
 static const struct api_field status_result[] = {
     HAS("version", API_STRING, "The daemon's release."),
-    HAS("guid", API_STRING, "Number of this run of the daemon; another one after a restart."),
+    MAY("guid", API_STRING, "Number of this run of the daemon; another one after a restart."),
     HAS("account", API_STRING, "Name of the local account."),
     MAY("user", API_STRING, "User name at the relay; absent without an account, as are the next five."),
     MAY("uid", API_STRING, "Identity, 52 characters of base32."),
     MAY("device", API_UINT, "Number of this device."),
     MAY("fingerprint", API_STRING, "Fingerprint of the account's key, for people to compare."),
     MAY("relay", API_STRING, "URL of the relay."),
-    HAS_OF("state", "none: no account yet; offline: not connected, waiting to try again; connecting; online.", link_states),
-    HAS("queued", API_UINT, "Messages that the recipient's daemon has not acknowledged yet."),
-    HAS("last_seq", API_UINT, "Number of the newest event; 0 if there was none."),
-    HAS("first_seq", API_UINT, "Number of the oldest event still kept."),
+    HAS_OF("state", "none: no account yet; offline: not connected, waiting to try again; connecting; online; locked: call unlock, and only version and account are there besides.", link_states),
+    MAY("queued", API_UINT, "Messages that the recipient's daemon has not acknowledged yet."),
+    MAY("last_seq", API_UINT, "Number of the newest event; 0 if there was none."),
+    MAY("first_seq", API_UINT, "Number of the oldest event still kept."),
     MAY("rtt_us", API_UINT, "Last round trip to the relay in microseconds."),
     MAY("last_error", API_STRING, "Why the relay could not be reached or refused, if it did."),
     END};
@@ -70,7 +72,17 @@ static const struct api_field health_result[] = {
     HAS("ok", API_BOOL, "True if all parts work."),
     HAS("store", API_STRING, "ok, or what is wrong with the state directory."),
     HAS("link", API_STRING, "ok, or what is wrong with the connection."),
+    HAS_OF("key", "Where the storage key comes from.", key_sources),
     HAS("text", API_STRING, "One line for people."),
+    END};
+
+static const struct api_field lock_result[] = {
+    HAS_OF("state", "How the daemon is now.", lock_states),
+    HAS_OF("key", "Where the storage key comes from: only one under a passphrase keeps a locked daemon locked.", key_sources),
+    END};
+static const struct api_field unlock_params[] = {
+    OPT("passphrase", API_STRING, API_MAX_PASSPHRASE, "The passphrase in force. Not needed where the key comes from a file or a credential."),
+    OPT("new_passphrase", API_STRING, API_MAX_PASSPHRASE, "Of an open daemon only: sets the passphrase or changes it (then with passphrase) and removes the key file; an empty one goes back to the key file."),
     END};
 
 static const struct api_field account_create_params[] = {
@@ -223,6 +235,8 @@ const struct api_method api_methods[] = {
     {"api_info", V1, "Describes every method, event, error and limit.", none, api_info_result},
     {"status", V1, "The account, the connection and the queues at a glance.", none, status_result},
     {"health", V1, "Whether the daemon can do its work, for monitoring.", none, health_result},
+    {"lock", V1, "Closes the state and the connection and wipes keys and messages from memory; the answer comes when that is done. Waiting calls fail with LOCKED; subscribers get a notification error with LOCKED, and their connections are closed. hello, api_info, status, health and unlock go on.", none, lock_result},
+    {"unlock", V1, "Opens a locked daemon, or sets, changes or removes the passphrase of an open one. Each wrong passphrase doubles the time, up to 30 s, until another is tried; before that: RATE_LIMITED.", unlock_params, lock_result},
     {"account.create", V1, "Makes keys, registers the user name at the relay and connects. May be repeated after a failure.", account_create_params, account_create_result},
     {"account.show", V1, "The account.", none, account_show_result},
     {"account.delete", V1, "Removes the account here, and at the relay if it can be reached.", account_delete_params, none},
@@ -339,5 +353,7 @@ const struct api_error_info api_errors[] = {
     {API_FORBIDDEN, "FORBIDDEN", false, V1, "The caller may not do this."},
     {API_SHUTTING_DOWN, "SHUTTING_DOWN", false, V1, "The daemon is stopping: connect again."},
     {API_INTERNAL, "INTERNAL", false, V1, "A fault in the daemon; its log says more."},
+    {API_LOCKED, "LOCKED", false, V1, "The daemon is locked: call unlock with the passphrase (e2eectl unlock) first."},
+    {API_WRONG_PASSPHRASE, "WRONG_PASSPHRASE", false, V1, "This is not the passphrase: nothing was changed. The next one is tried after retry_after_ms."},
     {.name = NULL}};
 /* clang-format on */

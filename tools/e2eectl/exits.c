@@ -18,8 +18,8 @@ static const struct {
         {EX_OSERR, "the system refused (memory, descriptors)"},
         {EX_CANTCREAT, "the account exists already, or its name is taken"},
         {EX_IOERR, "output or the daemon's disk cannot be written"},
-        {EX_TEMPFAIL, "try again later: offline, a timeout, a limit"},
-        {EX_NOPERM, "blocked, key changed, not verified, or not permitted"},
+        {EX_TEMPFAIL, "try again later: offline, locked, a timeout, a limit"},
+        {EX_NOPERM, "blocked, key changed, not verified, wrong passphrase, or not permitted"},
         {EX_CONFIG, "there is no account yet"},
 };
 
@@ -61,6 +61,8 @@ static const struct {
         {E2EECTL_ERR_FORBIDDEN, EX_NOPERM, NULL},
         {E2EECTL_ERR_SHUTTING_DOWN, EX_TEMPFAIL, NULL},
         {E2EECTL_ERR_INTERNAL, EX_SOFTWARE, NULL},
+        {E2EECTL_ERR_LOCKED, EX_TEMPFAIL, NULL},
+        {E2EECTL_ERR_WRONG_PASSPHRASE, EX_NOPERM, NULL},
         {-ENOENT, EX_UNAVAILABLE, NULL},
         {-ENOTDIR, EX_UNAVAILABLE, NULL},
         {-ECONNREFUSED, EX_UNAVAILABLE, NULL},
