@@ -142,6 +142,6 @@ static inline void cli_params_free(struct e2eectl_params **p)
 #define CLEANUP_PARAMS __attribute__((cleanup(cli_params_free)))
 
 extern const struct verb verb_init, verb_status, verb_health, verb_users, verb_send, verb_wait, verb_read,
-        verb_listen, verb_contact, verb_raw, verb_api;
+        verb_listen, verb_contact, verb_raw, verb_api, verb_lock, verb_unlock, verb_passphrase;
 
 #endif

@@ -9,7 +9,8 @@
 #define READ_STEP 65536u
 
 static const struct verb *const verbs[] = {&verb_init, &verb_status, &verb_health, &verb_send, &verb_wait,
-        &verb_listen, &verb_read, &verb_contact, &verb_users, &verb_raw, &verb_api};
+        &verb_listen, &verb_read, &verb_contact, &verb_users, &verb_lock, &verb_unlock, &verb_passphrase,
+        &verb_raw, &verb_api};
 
 static int not_running(const struct cli *c, const char *path, int r)
 {
