@@ -201,13 +201,14 @@ void ipc_drain(struct ipc *ipc, uint32_t timeout_ms)
     free(p);
 }
 
-static void close_unsent(struct ipc *ipc)
+/* Those whose buffers hold something that will not leave at once: unsent answers, a part of a request. */
+static void close_unfinished(struct ipc *ipc)
 {
     struct ipc_client *c, *next;
 
     for (c = TAILQ_FIRST(&ipc->clients); c; c = next) {
         next = TAILQ_NEXT(c, link);
-        if (client_queued(c) > 0)
+        if (client_queued(c) > 0 || (c->in.len > 0 && !c->in_ready))
             client_close(c);
     }
 }
@@ -227,6 +228,6 @@ void ipc_end_streams(struct ipc *ipc, enum api_error error, const char *text, ui
         client_settle(c);
     }
     ipc_drain(ipc, timeout_ms);
-    close_unsent(ipc);
+    close_unfinished(ipc);
     ipc_leave(ipc);
 }

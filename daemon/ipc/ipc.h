@@ -78,8 +78,8 @@ void ipc_commit(struct ipc *ipc, uint64_t last_seq);
 void ipc_abort(struct ipc *ipc, enum api_error error, const char *text);
 /*
  * Ends every subscription: sends the answers held, then to each subscriber a notification "error", and closes
- * its connection. Clients that have not taken all that was queued for them within timeout_ms are closed, too,
- * so that nothing of it stays in memory.
+ * its connection. Clients that have not taken all that was queued for them within timeout_ms, or have sent a
+ * part of a request, are closed, too, so that nothing of it stays in memory.
  */
 void ipc_end_streams(struct ipc *ipc, enum api_error error, const char *text, uint32_t timeout_ms);
 /* Account name for hello's answer; copied. */
