@@ -226,7 +226,7 @@ int keyfile_overwrite(int fd, size_t n)
 /* STORE_WRONG_KEY unless the file holds key, or the zeros of a removal that was cut short. */
 static int check_held(int fd, const uint8_t key[STORE_KEY_LEN], size_t *ret_n)
 {
-    uint8_t text[READ_MAX], held[STORE_KEY_LEN] = {0};
+    uint8_t text[READ_MAX] = {0}, held[STORE_KEY_LEN] = {0};
     int r = keyfile_check(fd);
     ssize_t n = r == 0 ? keyfile_read_all(fd, text, sizeof(text)) : r;
 

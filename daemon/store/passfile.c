@@ -193,11 +193,8 @@ static int verify(const char *path, const uint8_t key[STORE_KEY_LEN], const char
 static int replace(const char *fresh, const char *path)
 {
     CLEANUP_FD int old = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    int r;
+    int r = rename(fresh, path) != 0 ? -errno : keyfile_sync_directory(path);
 
-    if (rename(fresh, path) != 0)
-        return -errno;
-    r = keyfile_sync_directory(path);
     if (r == 0 && old >= 0 && keyfile_check(old) == 0)
         (void)!keyfile_overwrite(old, PASSFILE_LEN);
     return r;
@@ -227,14 +224,14 @@ int passfile_save(const char *path, const uint8_t key[STORE_KEY_LEN], const char
 static int remove_one(const char *path)
 {
     CLEANUP_FD int fd = open(path, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    int r;
 
     if (fd < 0)
         return errno == ENOENT ? 0 : -errno;
-    if (unlink(path) != 0)
-        return -errno;
-    if (keyfile_check(fd) == 0)
+    r = unlink(path) != 0 ? -errno : 0;
+    if (r == 0 && keyfile_check(fd) == 0)
         (void)!keyfile_overwrite(fd, PASSFILE_LEN);
-    return 0;
+    return r;
 }
 
 int passfile_remove(const char *path)

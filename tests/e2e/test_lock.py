@@ -131,6 +131,13 @@ def others_are_served_while_a_passphrase_is_tried(l):
     a.call("lock")
     a.finish(first)
     third = a.start("unlock", passphrase="b")
+    check(b.call("lock")["state"] == "locked", "lock does not wait")
+    try:
+        a.finish(third)
+        raise lab.Failure("unlocked after a lock")
+    except lab.RpcError as e:
+        check(e.name == "LOCKED" and b.call("status")["state"] == "locked", str(e))
+    fourth = a.start("unlock", passphrase="b")
     d.stop()
     check(d.process.p.returncode == 0, "a clean end in the middle of it")
 
@@ -231,6 +238,23 @@ def passphrase_file_that_is_not_for_us(l):
 
 
 @test
+def half_done_steps_are_completed(l):
+    d = l.daemon("alice", CHEAP)
+    key = open(d.state + "/storage.key", "rb").read()
+    d.client().call("unlock", new_passphrase=PASS)
+    for left in (key, key.hex().encode() + b"\n", bytes(32), b""):
+        d.stop()
+        for name, data in (("storage.key", left), ("storage.pass.new", b"torn")):
+            with open(os.path.join(d.state, name), "wb") as f:
+                f.write(data)
+            os.chmod(os.path.join(d.state, name), 0o600)
+        d.start()
+        check(state(d) == "locked", "the passphrase counts")
+        unlock(d.client(), PASS)
+        check(not has(d, "storage.key") and not has(d, "storage.pass.new"), "completed: %r" % left)
+
+
+@test
 def killed_while_the_passphrase_changes(l):
     d = l.daemon("alice", CHEAP)
     dice, known = random.Random(int(os.environ.get("E2EED_SEED", "3"))), [PASS]
@@ -296,7 +320,11 @@ def nothing_is_left_in_memory(l):
     passphrase = "canary-pass-" + os.urandom(9).hex()
     a.call("unlock", new_passphrase=passphrase)
     a.call("lock")
-    unlock(a, passphrase)
+    parts = lab.msgpack.packb([0, 900, "unlock", [{"passphrase": passphrase}]])
+    a.sock.sendall(parts[:-3])
+    time.sleep(0.2)
+    a.sock.sendall(parts[-3:])
+    a.finish(900)
     alice.events(types=["message"])
     def found():
         blocks = memory(pid)
