@@ -246,7 +246,7 @@ static void tables_are_sound(void **state)
         fields_are_sound(m->name, m->params, true);
         fields_are_sound(m->name, m->result, false);
     }
-    assert_int_equal(methods, 23);
+    assert_int_equal(methods, 25);
     for (const struct api_event *e = api_events; e->name; e++) {
         assert_ptr_equal(api_find_event(e->name, strlen(e->name)), e);
         fields_are_sound(e->name, e->fields, false);
@@ -303,9 +303,9 @@ static void description_is_whole(void **state)
     assert_int_equal(mp_measure(b.data, b.len, RPC_MAX_MESSAGE, &len, &why), WIRE_OK);
     assert_int_equal(len, b.len);
     mp_view(b.data, b.len, &all);
-    assert_int_equal(count_of(&all, "methods"), 23);
+    assert_int_equal(count_of(&all, "methods"), 25);
     assert_int_equal(count_of(&all, "events"), 9);
-    assert_int_equal(count_of(&all, "errors"), 29);
+    assert_int_equal(count_of(&all, "errors"), 31);
     assert_true(mp_map_get(&all, "version", &v) && mp_str_eq(&v, E2EED_VERSION));
     assert_true(mp_map_get(&all, "limits", &v) && mp_map_get(&v, "payload_bytes", &v));
     assert_int_equal(v.integer, 65536);
