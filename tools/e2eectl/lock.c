@@ -11,6 +11,7 @@
 #define MAX_PASSPHRASE 1024u
 /* Argon2id twice on a slow machine, behind other work. */
 #define PATIENCE_MS 120000
+#define INTERRUPT '\003'
 
 /* A passphrase, on the stack of the verb that asked; wiped when that returns. */
 struct secret {
@@ -40,6 +41,8 @@ static int read_line(const struct cli *c, int fd, const char *from, struct secre
             got = 1;
         else if (got < 0)
             return fail(c, EX_NOINPUT, "%s: cannot read %s: %s", c->name, from, strerror(errno));
+        else if (got > 0 && ret_s->text[n] == INTERRUPT)
+            return fail(c, EX_NOINPUT, "%s: given up; nothing was changed", c->name);
         else if (got > 0 && ret_s->text[n++] == '\n')
             break;
     }
@@ -74,7 +77,9 @@ static int ask(const struct cli *c, int tty, const char *prompt, struct secret *
     if (tcgetattr(tty, &before) != 0)
         return fail(c, EX_NOINPUT, "%s: cannot use the terminal: %s", c->name, strerror(errno));
     silent = before;
+    /* Ctrl-C ends the line instead of the program, which has to turn the echo on again. */
     silent.c_lflag &= ~(tcflag_t)(ECHO | ISIG);
+    silent.c_cc[VEOL] = INTERRUPT;
     if (tcsetattr(tty, TCSAFLUSH, &silent) != 0)
         return fail(c, EX_NOINPUT, "%s: cannot use the terminal: %s", c->name, strerror(errno));
     (void)dprintf(tty, "%s: ", prompt);
